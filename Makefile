@@ -1,0 +1,39 @@
+# The whole developer surface. Every target installs what it needs first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: install demo test test-slow check format clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: install  ## the whole path on SmolLM2-135M-Instruct and real preferences
+	$(BIN)/trimtab demo
+
+test: install  ## at most 8 minutes on two cores
+	$(BIN)/pytest -q -m "not slow and not gpu"
+
+test-slow: install  ## at most 40 minutes: the real SmolLM2 path
+	$(BIN)/pytest -q -m "slow and not gpu"
+
+check: install  ## format, lint, types, spelling
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/codespell
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

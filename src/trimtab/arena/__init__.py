@@ -1,0 +1,1 @@
+"""Where policies answer the same prompts and are judged."""

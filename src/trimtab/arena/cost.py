@@ -1,0 +1,129 @@
+"""What each stage cost, and what each method cost in sum.
+
+A method is charged all that it could not have done without: PPO the training of its reward model,
+DPO the reference pass, both the SFT that they start from. The judge is charged to neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from trimtab.statistics.intervals import number
+
+CostStage = Literal["sft", "reward", "ppo", "reference", "dpo", "judge", "play"]
+"""`reference` is DPO's pass over the pairs before training; `judge` trains the judge's own reward
+model; `play` answers the held-out prompts and scores the answers."""
+
+CHARGED: dict[str, tuple[CostStage, ...]] = {
+    "sft": ("sft",),
+    "ppo": ("sft", "reward", "ppo"),
+    "dpo": ("sft", "reference", "dpo"),
+}
+"""Which stages each method pays for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageCost:
+    """What one stage of one run used. No second or token is counted in two stages."""
+
+    stage: CostStage
+    run: str
+    wall_s: float
+    """Seconds by the clock."""
+    cpu_s: float
+    """Seconds of processor time, summed over cores."""
+    peak_memory_bytes: int
+    """The most that was held at once, on the device that did the work."""
+    tokens_trained: int = 0
+    """Tokens that went through a backward pass, counted again in each epoch."""
+    tokens_generated: int = 0
+    device: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodCost:
+    """The stages that one method is charged with, and their sum."""
+
+    method: str
+    stages: tuple[StageCost, ...]
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds, one stage after the other."""
+        return sum(stage.wall_s for stage in self.stages)
+
+    @property
+    def cpu_s(self) -> float:
+        """Seconds of processor time."""
+        return sum(stage.cpu_s for stage in self.stages)
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """The hungriest stage decides which machine is needed; stages do not add up."""
+        return max((stage.peak_memory_bytes for stage in self.stages), default=0)
+
+    @property
+    def tokens_trained(self) -> int:
+        """Tokens that went through a backward pass."""
+        return sum(stage.tokens_trained for stage in self.stages)
+
+    @property
+    def tokens_generated(self) -> int:
+        """Tokens sampled while training."""
+        return sum(stage.tokens_generated for stage in self.stages)
+
+
+def method_costs(stages: Iterable[StageCost]) -> tuple[MethodCost, ...]:
+    """One sum for each method whose own stage is among `stages`, SFT first."""
+    spent = tuple(stages)
+    return tuple(
+        MethodCost(method=method, stages=tuple(cost for cost in spent if cost.stage in charged))
+        for method, charged in CHARGED.items()
+        if any(cost.stage == method for cost in spent)
+    )
+
+
+def stage_rows(stages: Iterable[StageCost]) -> list[tuple[str, ...]]:
+    """The stages as a table of text, its head first."""
+    head = ("stage", "run", "wall time", "CPU time", "peak memory", "tokens trained", "tokens generated", "device")
+    return [head, *((cost.stage, cost.run, *_amounts(cost), cost.device) for cost in stages)]
+
+
+def method_rows(stages: Iterable[StageCost]) -> list[tuple[str, ...]]:
+    """The methods' sums as a table of text, its head first."""
+    head = ("method", "charged with", "wall time", "CPU time", "peak memory", "tokens trained", "tokens generated")
+    return [
+        head,
+        *(
+            (cost.method.upper(), " + ".join(stage.stage for stage in cost.stages), *_amounts(cost))
+            for cost in method_costs(stages)
+        ),
+    ]
+
+
+def _amounts(cost: StageCost | MethodCost) -> tuple[str, ...]:
+    return (
+        duration(cost.wall_s),
+        duration(cost.cpu_s),
+        memory(cost.peak_memory_bytes),
+        f"{cost.tokens_trained:,}",
+        f"{cost.tokens_generated:,}",
+    )
+
+
+def duration(seconds: float) -> str:
+    """`48.3 s`, `12 min 05 s` or `1 h 40 min`."""
+    if seconds < 59.95:
+        return f"{number(seconds, 1)} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def memory(size: int) -> str:
+    """Bytes as `3.42 GB`, with 1 GB = 10^9 bytes."""
+    return f"{number(size / 1e9, 2)} GB"

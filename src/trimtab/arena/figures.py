@@ -1,0 +1,196 @@
+"""The report's pictures, as plotly figures in plain data.
+
+Colours of text and lines come from the page's style sheet, so that light, dark and print need no
+second drawing; only the marks are coloured here, in tones that are readable on both grounds.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Literal
+
+from trimtab.arena.comparison import Comparison, Curve, PolicyResult
+from trimtab.arena.winrate import CHANCE, JudgeQuality, Match
+from trimtab.statistics.intervals import Interval, number
+
+Figure = dict[str, Any]
+
+METHOD_COLOURS = {"sft": "#7d8791", "ppo": "#cf7a1f", "dpo": "#3f83cc", "reward": "#a06bc4", "judge": "#a06bc4"}
+METHOD_SYMBOLS = {"sft": "circle", "ppo": "square", "dpo": "diamond"}
+OTHER_COLOUR = "#3c9a78"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A figure with the words that stand in for it where it cannot be seen."""
+
+    key: str
+    title: str
+    label: str
+    """What the picture shows, numbers included, for a screen reader."""
+    figure: Figure
+
+
+def match_picture(matches: tuple[Match, ...]) -> Picture:
+    """The win rates on one scale from 0 to 100 %."""
+    rows = [(f"{match.left} against {match.right}", match.win_rate) for match in matches]
+    return Picture(
+        key="matches",
+        title="Preferred on, % of prompts",
+        label=_rates_label("Share of prompts on which the first policy was preferred", rows),
+        figure=_forest(rows, "#3f83cc", "% of prompts"),
+    )
+
+
+def judge_picture(judge: JudgeQuality) -> Picture:
+    """The judge's accuracy above that of the rule it has to beat."""
+    rows = [("this judge", judge.accuracy), ("shorter reply", judge.shorter_wins)]
+    return Picture(
+        key="judge",
+        title="Agrees with people on, % of held-out pairs",
+        label=_rates_label("Share of held-out pairs on which people are agreed with", rows),
+        figure=_forest(rows, "#a06bc4", "% of held-out pairs"),
+    )
+
+
+def frontier_picture(comparison: Comparison, reward: Literal["judge", "proxy"]) -> Picture:
+    """Mean reward against KL from the reference, one mark a policy, error bars both ways."""
+    title = "Judge reward" if reward == "judge" else "Proxy reward (PPO was trained on this)"
+    points = []
+    for policy in comparison.policies:
+        value = policy.judge_reward if reward == "judge" else policy.proxy_reward
+        if value is not None:
+            points.append((policy, value))
+    said = "; ".join(f"{policy.name}: reward {y.text()} at KL {policy.kl.text()} nats" for policy, y in points)
+    return Picture(
+        key=f"frontier-{reward}",
+        title=title,
+        label=f"{title} against KL from the reference, with intervals. {said}.",
+        figure={
+            "data": [_frontier_mark(policy, value) for policy, value in points],
+            "layout": {
+                "height": 340,
+                "xaxis": {"title": {"text": "KL from the reference, nats per response"}, "zeroline": True},
+                "yaxis": {"title": {"text": "mean reward"}, "zeroline": False},
+                "margin": {"l": 58, "r": 14, "t": 12, "b": 52},
+                "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+                "showlegend": True,
+            },
+        },
+    )
+
+
+def curve_pictures(curves: Iterable[Curve]) -> list[tuple[str, list[Picture]]]:
+    """The training curves, stage by stage in the order given; a curve without points is left out."""
+    known = [curve for curve in curves if any(value is not None for _, value in curve.points)]
+    drawn = [(curve.stage, _curve_picture(curve, f"curve-{index}")) for index, curve in enumerate(known)]
+    return [
+        (stage, [picture for _, picture in group]) for stage, group in groupby(drawn, key=lambda pair: pair[0])
+    ]
+
+
+def _curve_picture(curve: Curve, key: str) -> Picture:
+    known = [(step, value) for step, value in curve.points if value is not None]
+    ends = " to ".join(f"{number(value, 3)} at step {step}" for step, value in (known[0], known[-1]))
+    gaps = len(curve.points) - len(known)
+    return Picture(
+        key=key,
+        title=curve.metric,
+        label=f"{curve.metric} of {curve.stage} by step, from {ends}; {gaps} steps without a finite value.",
+        figure={
+            "data": [
+                {
+                    "type": "scatter",
+                    "mode": "lines" if len(curve.points) > 1 else "markers",
+                    "x": [step for step, _ in curve.points],
+                    "y": [value for _, value in curve.points],
+                    "line": {"color": METHOD_COLOURS.get(curve.stage, OTHER_COLOUR), "width": 1.8},
+                    "hovertemplate": "step %{x}: %{y:.4g}<extra></extra>",
+                }
+            ],
+            "layout": {
+                "height": 190,
+                "xaxis": {"title": {"text": "step"}, "zeroline": False, "nticks": 5},
+                "yaxis": {"zeroline": False, "nticks": 5},
+                "margin": {"l": 46, "r": 8, "t": 6, "b": 40},
+                "showlegend": False,
+            },
+        },
+    )
+
+
+def _frontier_mark(policy: PolicyResult, value: Interval) -> Figure:
+    colour = METHOD_COLOURS.get(policy.method, OTHER_COLOUR)
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": _plotly_text(policy.name),
+        "x": [policy.kl.estimate],
+        "y": [value.estimate],
+        "error_x": _error_bar(policy.kl, 1),
+        "error_y": _error_bar(value, 1),
+        "marker": {"color": colour, "size": 12, "symbol": METHOD_SYMBOLS.get(policy.method, "x")},
+        "text": [f"{_plotly_text(policy.name)}<br>reward {value.text()}<br>KL {policy.kl.text()} nats"],
+        "hovertemplate": "%{text}<extra></extra>",
+    }
+
+
+def _forest(rows: list[tuple[str, Interval]], colour: str, unit: str) -> Figure:
+    """One line a rate: a mark with its interval, 50 % drawn through."""
+    data = {
+        "type": "scatter",
+        "mode": "markers",
+        "x": [100 * rate.estimate for _, rate in rows],
+        "y": list(range(len(rows))),
+        "error_x": _error_bars([rate for _, rate in rows], 100),
+        "marker": {"color": colour, "size": 11, "symbol": "square"},
+        "text": [rate.percent() for _, rate in rows],
+        "hovertemplate": "%{text}<extra></extra>",
+    }
+    middle = 100 * CHANCE
+    half = {"type": "line", "x0": middle, "x1": middle, "yref": "paper", "y0": 0, "y1": 1}
+    return {
+        "data": [data],
+        "layout": {
+            "height": 74 + 46 * len(rows),
+            "xaxis": {"range": [0, 100], "title": {"text": unit}, "zeroline": False, "dtick": 25},
+            "yaxis": {
+                "range": [len(rows) - 0.4, -0.6],
+                "tickvals": list(range(len(rows))),
+                "ticktext": [_plotly_text(name) for name, _ in rows],
+                "automargin": True,
+                "showgrid": False,
+                "zeroline": False,
+            },
+            "shapes": [{**half, "line": {"color": "#8a8f96", "width": 1.5, "dash": "dash"}}],
+            "margin": {"l": 10, "r": 14, "t": 6, "b": 46},
+            "showlegend": False,
+        },
+    }
+
+
+def _error_bar(interval: Interval, scale: float) -> Figure:
+    return _error_bars([interval], scale)
+
+
+def _error_bars(intervals: list[Interval], scale: float) -> Figure:
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [scale * (interval.high - interval.estimate) for interval in intervals],
+        "arrayminus": [scale * (interval.estimate - interval.low) for interval in intervals],
+        "thickness": 1.8,
+        "width": 5,
+    }
+
+
+def _rates_label(what: str, rows: list[tuple[str, Interval]]) -> str:
+    return f"{what}. " + "; ".join(f"{name}: {rate.percent()}" for name, rate in rows) + "."
+
+
+def _plotly_text(text: str) -> str:
+    """Names are shown as they are: plotly reads tags such as links in its texts."""
+    return html.escape(text, quote=False)

@@ -1,0 +1,102 @@
+"""Answers and verdicts as records: unjudged comparisons from two models, verdicts by a reward model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from trimtab import formats
+from trimtab.arena.play import seeds
+from trimtab.data.tokens import Limits, UnusableRow, encode_prompts
+from trimtab.errors import DataError
+from trimtab.judges import reward_model
+from trimtab.judges.verdicts import verdict_from_scores
+from trimtab.model.device import choose
+from trimtab.model.policy import load_policy
+from trimtab.model.scalar import load_scorer
+from trimtab.records import Comparison, Prompt
+from trimtab.rollout.answers import answer
+from trimtab.rollout.types import Sampling
+
+FROZEN_BYTES = 4
+LIMITS = Limits(prompt=1024, response=1024)
+"""Of what is only answered or judged, not trained on."""
+ROW_TOKENS = 2048
+
+
+def answer_texts(
+    source: str, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int, device: str
+) -> list[dict[str, object]]:
+    """One answer to each prompt: its text, tokens, log-probability in nats, and whether it stopped.
+
+    Raises:
+        DataError: a prompt is too long for `LIMITS`, or holds control tokens.
+    """
+    policy = load_policy(source, choose(device, "auto"), bytes_per_parameter=FROZEN_BYTES)
+    encoded = encode_prompts(policy.codec, [formats.Row(prompt, "prompt", 0) for prompt in prompts], LIMITS)
+    if encoded.left_out:
+        raise DataError("the prompt cannot be used", found=encoded.left_out[0][1])
+    stopping = replace(sampling, stop_ids=(policy.codec.stop_id,))
+    drawn_from = seeds(seed, len(encoded.examples))
+    rollouts = answer(policy, encoded.examples, stopping, drawn_from, name=Path(source).name)
+    return [
+        {
+            "response": policy.codec.decode(rollout.response.ids),
+            "tokens": len(rollout.response.ids),
+            "stopped": rollout.response.stopped,
+            "logprob": sum(rollout.logprobs),
+        }
+        for rollout in rollouts
+    ]
+
+
+def play_matches(
+    left: str, right: str, rows: Sequence[formats.Row[Prompt]], sampling: Sampling, *, seed: int, device: str
+) -> list[Comparison]:
+    """Both models answer every prompt, each with seeds of its own."""
+    prompts = [row.record for row in rows]
+    first = answer_texts(left, prompts, sampling, seed=seed, device=device)
+    second = answer_texts(right, prompts, sampling, seed=seed + 1, device=device)
+    return [
+        Comparison(prompt=prompt, a=str(a["response"]), b=str(b["response"]), source_a=left, source_b=right)
+        for prompt, a, b in zip(prompts, first, second, strict=True)
+    ]
+
+
+def judge_comparisons(
+    rows: Sequence[formats.Row[Comparison]], source: str, *, device: str
+) -> tuple[list[Comparison], list[tuple[str, str]]]:
+    """Each comparison with the reward model's verdict; and (where, reason) of those it cannot read."""
+    scorer = load_scorer(source, choose(device, "auto"), bytes_per_parameter=FROZEN_BYTES)
+    readable, examples, left_out = [], [], []
+    for row in rows:
+        try:
+            pair = [
+                reward_model.encode_answer(scorer.codec, reward_model.Answer(row.record.prompt, text, True), LIMITS)
+                for text in (row.record.a, row.record.b)
+            ]
+        except UnusableRow as error:
+            left_out.append((row.where, str(error)))
+            continue
+        readable.append(row.record)
+        examples.append(replace(pair[0], responses=(*pair[0].responses, *pair[1].responses)))
+    scores = reward_model.score(scorer, examples, row_tokens=ROW_TOKENS, name="judging")
+    judged = [
+        comparison.judged(verdict_from_scores(comparison, *pair, judge=source))
+        for comparison, pair in zip(readable, scores, strict=True)
+    ]
+    return judged, left_out
+
+
+def tally(judged: Sequence[Comparison]) -> dict[str, int]:
+    """How often each source was preferred, and how often it was a tie."""
+    counts: Counter[str] = Counter()
+    for comparison in judged:
+        if comparison.decided and comparison.verdict is not None:
+            won = comparison.source_a if comparison.verdict.preferred == "a" else comparison.source_b
+            counts[won or comparison.verdict.preferred] += 1
+        else:
+            counts["tie"] += 1
+    return dict(counts)

@@ -1,0 +1,58 @@
+"""Policies answer prompts: what each said, and how far it has gone from the reference.
+
+Dimensions: R = responses in a row, N = their tokens. Unit of KL: nats per response.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from trimtab.data.batches import micro_batches, pack
+from trimtab.data.tokens import Example
+from trimtab.model.policy import Policy, response_kl
+from trimtab.rollout.types import Rollout
+from trimtab.runs import progress
+
+
+@dataclass(frozen=True)
+class Played:
+    """One policy's answers, one a prompt, in the order of the prompts."""
+
+    policy: str
+    rollouts: list[Rollout]
+    texts: list[str]
+    kl: list[float]
+    """KL(policy || reference) along each answer, nats."""
+
+
+def seeds(seed: int, count: int) -> list[int]:
+    """A seed for each prompt, the same for every policy."""
+    digests = (hashlib.sha256(f"{seed}/play/{index}".encode()).digest() for index in range(count))
+    return [int.from_bytes(digest[:7], "big") for digest in digests]
+
+
+@torch.no_grad()
+def divergence(
+    policy: Policy, reference: Policy, rollouts: Sequence[Rollout], *, row_tokens: int, name: str
+) -> list[float]:
+    """KL(policy || reference) of each answer: at every token over the whole vocabulary, summed.
+
+    On answers that the policy sampled at temperature 1 the mean estimates the sequence KL without
+    bias, and never comes out negative (docs/math.md#kl-exact).
+    """
+    examples = [rollout.example for rollout in rollouts]
+    nats = [0.0] * len(examples)
+    with progress.bar(f"{name} KL", len(examples), unit="answers") as bar:
+        for group in micro_batches(examples, row_tokens):
+            row = pack([examples[index] for index in group]).to(policy.numerics.device)
+            with policy.numerics.autocast():
+                per_token = response_kl(policy.model, reference.model, row)
+            for index, value in zip(group, row.sum_by_response(per_token).tolist(), strict=True):
+                nats[index] = value
+            bar.advance(len(group))
+    return nats
+

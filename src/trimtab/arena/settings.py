@@ -1,0 +1,60 @@
+"""Settings of the arena: who answers what, and who judges."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, PositiveInt, model_validator
+
+from trimtab.config import Settings
+from trimtab.errors import ConfigError
+
+
+class CompareSettings(Settings):
+    """Policies answer the same held-out prompts; a judge that trained none of them compares them."""
+
+    title: str = "PPO and DPO"
+    """Heading of the report."""
+    policies: dict[str, str]
+    """Name -> run or model. The headline compares the first two."""
+    reference: str
+    """The policy that the KL is measured against; also one of `policies`, by its run or model."""
+    judge: str
+    """A reward model trained on pairs that no policy and no other reward model saw."""
+    proxy: str | None = None
+    """PPO's own reward model, shown beside the judge."""
+    held_out: str
+    """Comparisons that nobody was trained on: their prompts are answered, their verdicts test the judge."""
+    costs: dict[str, str] = {}
+    """Stage (sft, reward, judge, dpo, ppo) -> its run, for the account of what each method cost."""
+    prompts: PositiveInt = 128
+    """Held-out prompts to answer."""
+    shown: Annotated[int, Field(ge=0)] = 24
+    """Prompts shown side by side in the report."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Of sampling; the KL is measured at 1 whatever this is."""
+    dialogues: Literal["chat", "raw"] = "chat"
+    """How raw HH-RLHF dialogues are read."""
+    device: str = "auto"
+    """auto takes CUDA where there is one, else the CPU."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the forward pass."""
+    seed: int = 0
+    """Of sampling and of the bootstrap."""
+    max_prompt: PositiveInt = 192
+    """Tokens of a prompt at most."""
+    max_response: PositiveInt = 64
+    """Tokens of a response at most."""
+    row_tokens: PositiveInt = 2048
+    """Tokens that go through the model at once."""
+
+    @model_validator(mode="after")
+    def _two_or_more(self) -> Self:
+        if len(self.policies) < 2:
+            raise ConfigError(
+                "a comparison needs two policies",
+                where="policies",
+                found=", ".join(self.policies) or "none",
+                fix="--set policies.ppo=runs/ppo --set policies.dpo=runs/dpo",
+            )
+        return self

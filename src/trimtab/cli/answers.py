@@ -1,0 +1,112 @@
+"""`trimtab generate|play|judge`: answers from models, side by side, and verdicts on them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trimtab.cli.options import AsJson
+from trimtab.errors import ConfigError
+
+app = typer.Typer()
+
+MaxNew = Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")]
+Temperature = Annotated[float, typer.Option(min=0, help="0 always takes the likeliest token.")]
+TopP = Annotated[float, typer.Option(help="Draw from the likeliest tokens with this probability together.")]
+Seed = Annotated[int, typer.Option(help="Of sampling.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+
+
+@app.command()
+def generate(
+    model: Annotated[str, typer.Argument(help="A run, a folder, a hub id, a .gguf file or a known name.")],
+    prompt: Annotated[str | None, typer.Option(help="What to ask; without it, read from standard input.")] = None,
+    max_new: MaxNew = 128,
+    temperature: Temperature = 0.7,
+    top_p: TopP = 0.95,
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Let MODEL answer one prompt.
+
+    Example: trimtab generate runs/dpo --prompt "How do I apologise to a friend?"
+    """
+    text = sys.stdin.read().strip() if prompt is None else prompt
+    if not text:
+        raise ConfigError("there is no prompt", where="--prompt", fix='--prompt "..." or text on standard input')
+    from trimtab.arena.matches import answer_texts
+    from trimtab.records import Message
+    from trimtab.rollout.types import Sampling
+
+    sampling = Sampling(max_new=max_new, temperature=temperature, top_p=top_p)
+    asked = (Message("user", text),)
+    (answer,) = answer_texts(model, [asked], sampling, seed=seed, device=device)
+    typer.echo(json.dumps({"prompt": text, **answer}, ensure_ascii=False) if as_json else answer["response"])
+
+
+@app.command()
+def play(
+    left: Annotated[str, typer.Argument(help="The model that writes response a.")],
+    right: Annotated[str, typer.Argument(help="The model that writes response b; may be the same one.")],
+    prompts: Annotated[str, typer.Option(help="Prompts, demonstrations or comparisons: a file or hub data set.")],
+    out: Annotated[Path, typer.Option(help="The comparisons to write (JSONL).")],
+    count: Annotated[int | None, typer.Option(min=1, help="Only the first so many prompts.")] = None,
+    max_new: MaxNew = 128,
+    temperature: Temperature = 1.0,
+    top_p: TopP = 1.0,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Let LEFT and RIGHT answer the same prompts: unjudged comparisons, for people or `trimtab judge`.
+
+    Example: trimtab play runs/sft runs/dpo --prompts held-out.jsonl --out matches.jsonl
+    """
+    from trimtab import formats
+    from trimtab.arena.matches import play_matches
+    from trimtab.rollout.types import Sampling
+
+    _refuse_existing(out)
+    rows = formats.usable(formats.read_prompts(prompts))[:count]
+    sampling = Sampling(max_new=max_new, temperature=temperature, top_p=top_p)
+    comparisons = play_matches(left, right, rows, sampling, seed=seed, device=device)
+    formats.write_comparisons(out, comparisons)
+    typer.echo(f"{len(comparisons)} comparisons in {out}")
+
+
+@app.command()
+def judge(
+    comparisons: Annotated[str, typer.Argument(help="Comparisons to be judged: a file or hub data set.")],
+    reward_model: Annotated[str, typer.Option("--by", help="The run of a reward model.")],
+    out: Annotated[Path, typer.Option(help="The judged comparisons to write (JSONL).")],
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Let a reward model give its verdict on each comparison, and say who won how often.
+
+    Example: trimtab judge matches.jsonl --by runs/judge --out judged.jsonl
+    """
+    from trimtab import formats
+    from trimtab.arena.matches import judge_comparisons, tally
+
+    _refuse_existing(out)
+    rows = formats.usable(formats.read_comparisons(comparisons))
+    judged, left_out = judge_comparisons(rows, reward_model, device=device)
+    formats.write_comparisons(out, judged)
+    result = {**tally(judged), "left out": len(left_out)}
+    if as_json:
+        typer.echo(json.dumps(result, ensure_ascii=False))
+        return
+    for where, reason in left_out:
+        typer.echo(f"left out {where}: {reason}", err=True)
+    typer.echo(", ".join(f"{name}: {count}" for name, count in result.items()))
+    typer.echo(out)
+
+
+def _refuse_existing(out: Path) -> None:
+    if out.exists():
+        raise ConfigError("the file exists already", where=str(out), fix="choose another --out, or delete it")

@@ -1,0 +1,37 @@
+"""Results as tables on the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from trimtab.arena.comparison import Comparison
+
+
+def print_rows(rows: list[tuple[str, ...]], *, title: str = "") -> None:
+    """A table whose first row is its head; cells are text and never markup."""
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    for name in rows[0]:
+        table.add_column(name)
+    for row in rows[1:]:
+        table.add_row(*(Text(cell) for cell in row))
+    Console().print(table)
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """The headline, how good the judge is, the verdicts, the policies, and the costs."""
+    from trimtab.arena.comparison import match_rows, summary_rows
+    from trimtab.arena.cost import method_rows
+
+    typer.echo(f"\n{comparison.headline}\n{comparison.judge.sentence}\n")
+    print_rows(match_rows(comparison), title="who was preferred")
+    typer.echo("")
+    print_rows(summary_rows(comparison), title="what they are like (proxy: what PPO was trained on)")
+    if comparison.costs:
+        typer.echo("")
+        print_rows(method_rows(comparison.costs), title="what they cost")

@@ -1,0 +1,38 @@
+"""Files and data sets to records and back. Never imports torch; datasets and pyarrow only when needed."""
+
+from trimtab.formats.checks import CheckReport, check
+from trimtab.formats.dialogues import Dialogues
+from trimtab.formats.reading import (
+    read_any,
+    read_comparisons,
+    read_demonstrations,
+    read_prompts,
+    read_ratings,
+    refuse_leakage,
+    usable,
+)
+from trimtab.formats.rows import Defect, Reading, Row
+from trimtab.formats.splits import leakage, prompt_key, split_by_prompt
+from trimtab.formats.writing import write_comparisons, write_demonstrations, write_prompts
+
+__all__ = [
+    "CheckReport",
+    "Defect",
+    "Dialogues",
+    "Reading",
+    "Row",
+    "check",
+    "leakage",
+    "prompt_key",
+    "read_any",
+    "read_comparisons",
+    "read_demonstrations",
+    "read_prompts",
+    "read_ratings",
+    "refuse_leakage",
+    "split_by_prompt",
+    "usable",
+    "write_comparisons",
+    "write_demonstrations",
+    "write_prompts",
+]

@@ -1,0 +1,1 @@
+"""Who gives verdicts: scores for each response, and the one function that turns them into verdicts."""

@@ -1,0 +1,1 @@
+"""transformers' models: loading, the packed forward path, scalar heads."""

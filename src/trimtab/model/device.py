@@ -1,0 +1,96 @@
+"""Where a stage computes and in which arithmetic, and whether it will fit into memory."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+from trimtab.errors import ConfigError, ResourceError
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """A device and the arithmetic of the forward pass. Weights and optimizer state are float32."""
+
+    device: torch.device
+    autocast_dtype: torch.dtype | None
+    """bfloat16, or None for float32 throughout."""
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context that forward passes run in."""
+        if self.autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.autocast_dtype)
+
+    @property
+    def name(self) -> str:
+        """For people and run.json: `cpu, bfloat16`."""
+        precision = "float32" if self.autocast_dtype is None else "bfloat16"
+        measured = "" if self.device.type == "cpu" else " (not measured on this kind of device)"
+        return f"{self.device}, {precision}{measured}"
+
+
+def choose(device: str, precision: str) -> Numerics:
+    """Resolve `auto`.
+
+    Raises:
+        ConfigError: the device is not there.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen = torch.device(device)
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(chosen.type, False):
+        raise ConfigError("this device is not there", where="device", found=device, fix="set device to auto or cpu")
+    wide = precision == "float32" or (precision == "auto" and not _computes_bfloat16(chosen))
+    return Numerics(chosen, None if wide else torch.bfloat16)
+
+
+def _computes_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is faster than float32 there, rather than emulated."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        flags = Path("/proc/cpuinfo")
+        return flags.exists() and any(name in flags.read_text() for name in ("avx512_bf16", "amx_bf16"))
+    return False
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that can still be allocated on the device; on the CPU also within the control group."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return min(psutil.virtual_memory().available, _control_group_room())
+
+
+def _control_group_room() -> int:
+    """What a container still allows; a very large number where there is no limit."""
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    try:
+        return int(limit.read_text()) - int(used.read_text())
+    except (OSError, ValueError):
+        return 1 << 62
+
+
+def require_memory(device: torch.device, needed: int, what: str) -> None:
+    """Refuse to begin what cannot fit.
+
+    Args:
+        needed: bytes, a lower estimate.
+        what: for the message: what needs them.
+
+    Raises:
+        ResourceError: less is available.
+    """
+    available = available_memory(device)
+    if needed > available:
+        raise ResourceError(
+            f"too little memory for {what}",
+            where=str(device),
+            found=f"about {needed / 1e9:.1f} GB needed, {available / 1e9:.1f} GB available",
+            fix="close other programs, use a smaller model, or lower row_tokens",
+        )

@@ -1,0 +1,151 @@
+"""A backbone with a scalar head: reward models and value models.
+
+Dimensions: R = responses in a row, N = response tokens, D = model size. Unit: reward.
+
+The class is transformers' own `...ForSequenceClassification` with one label, so that what a run
+saves loads anywhere. trimtab reads the head at the place it needs: a reward at a response's last
+token (its stop token, or where it was cut), values at every position that predicts a token.
+`reward_bias` in config.json is what is taken off, so that reference demonstrations have mean 0.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification
+
+from trimtab.data.batches import PackedRow
+from trimtab.data.tokens import Codec
+from trimtab.errors import ModelError
+from trimtab.model import load
+from trimtab.model.device import Numerics, require_memory
+from trimtab.model.packed import hidden_states
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+HEAD = "score"
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A model with a scalar head and its tokenizer, and where and how it computes."""
+
+    model: PreTrainedModel
+    codec: Codec
+    numerics: Numerics
+    source: str
+    """What it was loaded from."""
+
+    def require_tokens_of(self, codec: Codec, owner: str) -> None:
+        """Refuse to score ids that mean other text here.
+
+        Raises:
+            ModelError: vocabulary, template or stop token differ.
+        """
+        if self.codec.fingerprint != codec.fingerprint:
+            raise ModelError(
+                "the reward model has another tokenizer or chat template than the policy",
+                where=self.source,
+                found=f"{len(self.codec.tokenizer)} tokens there, {len(codec.tokenizer)} in {owner}",
+                fix="train the reward model from the same base model as the policy",
+            )
+
+
+def load_scorer(source: str, numerics: Numerics, *, bytes_per_parameter: int) -> Scorer:
+    """Load a reward model that the reward stage has saved.
+
+    Raises:
+        ModelError: it cannot be loaded, or has no scalar head.
+        ResourceError: it would not fit into memory.
+    """
+    require_memory(numerics.device, load.parameter_count(source) * bytes_per_parameter, source)
+    model = load.load_scalar(source, device=numerics.device)
+    if not isinstance(getattr(model, HEAD, None), nn.Linear) or model.config.num_labels != 1:
+        raise ModelError(
+            "this is no reward model that trimtab can read",
+            where=source,
+            found=f"{type(model).__name__} with {model.config.num_labels} labels",
+            fix=f"name a run of `trimtab reward`: one label and a linear head called {HEAD}",
+        )
+    return Scorer(model, load.load_tokenizer(source), numerics, source)
+
+
+def new_scorer(
+    source: str, numerics: Numerics, generator: torch.Generator, *, bytes_per_parameter: int
+) -> Scorer:
+    """A policy's backbone with a fresh head.
+
+    Raises:
+        ModelError: it cannot be loaded, or transformers has no scalar head for its kind.
+        ResourceError: it would not fit into memory.
+    """
+    require_memory(numerics.device, load.parameter_count(source) * bytes_per_parameter, source)
+    codec = load.load_tokenizer(source)
+    model = _with_head(load.load_causal(source, device="cpu"), codec.pad_id, source)
+    initialise_head(model, generator)
+    return Scorer(model.to(numerics.device), codec, numerics, source)
+
+
+def _with_head(policy: PreTrainedModel, pad_id: int, source: str) -> PreTrainedModel:
+    """The policy's backbone in transformers' sequence classifier of its family, with one label."""
+    config = copy.deepcopy(policy.config)
+    config.num_labels, config.pad_token_id = 1, pad_id
+    config.architectures = None
+    try:
+        model = AutoModelForSequenceClassification.from_config(
+            config, attn_implementation=policy.config._attn_implementation
+        )
+    except ValueError as error:
+        raise ModelError(
+            "transformers has no scalar head for this kind of model",
+            where=source,
+            found=f"model_type = {config.model_type}",
+            fix="begin from a model that has a ...ForSequenceClassification class",
+        ) from error
+    model.base_model.load_state_dict(policy.base_model.state_dict())
+    scored: PreTrainedModel = model.eval()
+    return scored
+
+
+def initialise_head(model: PreTrainedModel, generator: torch.Generator) -> None:
+    """Draw the head from a normal distribution of mean 0 and std 1/sqrt(D + 1).
+
+    Source: Ziegler et al. 2019, code; Stiennon et al. 2020, code (the paper prints the variance).
+    """
+    weight = _head(model).weight
+    std = 1 / math.sqrt(weight.shape[1] + 1)
+    with torch.no_grad():
+        weight.copy_(torch.randn(weight.shape, generator=generator) * std)
+
+
+def rewards(model: PreTrainedModel, row: PackedRow) -> Tensor:
+    """The reward of each response, read at its last token: [R] float32."""
+    return _scalars(model, hidden_states(model.base_model, row)[row.last])
+
+
+def values(model: PreTrainedModel, row: PackedRow) -> Tensor:
+    """The reward expected before each response token is chosen: [N] float32."""
+    return _scalars(model, hidden_states(model.base_model, row)[row.predictors])
+
+
+def reward_bias(model: PreTrainedModel) -> float:
+    """What is taken off every score, so that reference demonstrations have mean 0."""
+    return float(getattr(model.config, "reward_bias", 0.0))
+
+
+def _head(model: PreTrainedModel) -> nn.Linear:
+    head = getattr(model, HEAD)
+    assert isinstance(head, nn.Linear), "load_scalar gives models with a linear head"
+    return head
+
+
+def _scalars(model: PreTrainedModel, states: Tensor) -> Tensor:
+    with torch.autocast(states.device.type, enabled=False):
+        scores: Tensor = _head(model)(states.float())
+    return scores.squeeze(-1) - reward_bias(model)

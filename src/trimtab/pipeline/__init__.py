@@ -1,0 +1,1 @@
+"""Stages in order: what is done is skipped, what is left runs."""

@@ -1,0 +1,61 @@
+"""What sampling asks for and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from trimtab.data.tokens import Example, Response
+from trimtab.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How tokens are drawn."""
+
+    max_new: int = 64
+    """Tokens of a response at most, the stop token included."""
+    temperature: float = 1.0
+    """Divides the logits; 0 always takes the likeliest token."""
+    top_p: float = 1.0
+    """Draw from the likeliest tokens that together have this probability; 1 keeps all."""
+    stop_ids: tuple[int, ...] = ()
+    """Tokens that end a response; the one drawn is kept as its last token."""
+
+    def __post_init__(self) -> None:
+        if self.max_new < 1:
+            raise ConfigError("a response has at least one token", where="max_new", found=str(self.max_new))
+        if not self.temperature >= 0:
+            raise ConfigError("temperature must be >= 0", where="temperature", found=str(self.temperature))
+        if not 0 < self.top_p <= 1:
+            raise ConfigError("top_p must be in (0, 1]", where="top_p", found=str(self.top_p))
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One sampled response to one prompt."""
+
+    prompt: tuple[int, ...]
+    response: Response
+    """The sampled ids; `stopped` tells whether a stop token ended it or the limit did."""
+    logprobs: tuple[float, ...]
+    """Nats of each sampled token under softmax(logits / temperature), before top_p cuts the tail."""
+
+    @property
+    def example(self) -> Example:
+        """The rollout as ids for the packed path."""
+        return Example(self.prompt, (self.response,))
+
+
+class Engine(Protocol):
+    """Something that samples responses from a policy."""
+
+    def sample(
+        self, prompts: Sequence[tuple[int, ...]], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[Rollout]:
+        """One rollout a prompt, in order.
+
+        Each request has its own seed: what it draws does not depend on the requests beside it.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""Run folders: metrics, checkpoints, lineage, the model card."""

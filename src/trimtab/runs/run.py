@@ -1,0 +1,230 @@
+"""A run: one folder on disk holding all that a stage used and made.
+
+    NAME/config.yaml      every setting as used
+         run.json         stage, versions, hardware, seeds, hashes of data and parents, cost
+         metrics.jsonl    one object a step, flushed as written
+         samples.jsonl    what the model said at each evaluation
+         left_out.jsonl   rows that could be read but not used, with the reason
+         checkpoints/     while the run is under way
+         model/           the result
+         README.md        the model card
+         DONE             written last
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any
+
+from trimtab import __version__
+from trimtab.config import Settings, differences, read_yaml, to_yaml
+from trimtab.errors import RunError
+from trimtab.runs import checkpoint
+from trimtab.runs.checkpoint import Checkpoint, TensorGroups
+from trimtab.runs.cost import Cost, Meter
+from trimtab.runs.files import write_json, write_text
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
+# Settings that say where and how often, not what is computed; a resumed run may change them.
+_FREE_TO_CHANGE = ("checkpoint_every", "row_tokens")
+
+
+class Run:
+    """An open run folder. Use it as a context manager: it holds the folder's lock."""
+
+    def __init__(self, folder: Path, stage: str, lock: IO[str], resumed_from: Checkpoint | None) -> None:
+        self.folder = folder
+        self.stage = stage
+        self.resumed_from = resumed_from
+        self.facts: dict[str, Any] = {}
+        before = resumed_from.state.get("cost") if resumed_from else None
+        self.meter = Meter(Cost(**before) if before else None)
+        self._lock = lock
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
+
+    @property
+    def step(self) -> int:
+        """Steps that are already done: above 0 only in a resumed run."""
+        return self.resumed_from.step if self.resumed_from else 0
+
+    def describe(self, **facts: Any) -> None:
+        """Add facts to run.json: data hashes, parents, device."""
+        self.facts.update(facts)
+        write_json(self.folder / "run.json", self.facts)
+
+    def log(self, step: int, **values: float | int | str | None) -> None:
+        """Append one object to metrics.jsonl."""
+        self._append("metrics.jsonl", [{"step": step, "time": _now(), **values}])
+
+    def sample(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append what the model said to samples.jsonl."""
+        self._append("samples.jsonl", [{"step": step, **row} for row in rows])
+
+    def leave_out(self, rows: Iterable[tuple[str, str]]) -> None:
+        """List rows that could be read but not used: (where, reason)."""
+        lines = [json.dumps({"where": where, "reason": reason}, ensure_ascii=False) for where, reason in rows]
+        if lines:
+            write_text(self.folder / "left_out.jsonl", "\n".join(lines) + "\n")
+
+    def save(self, step: int, groups: TensorGroups, **state: Any) -> None:
+        """Save a checkpoint after `step` steps."""
+        cost = self.meter.total().as_json()
+        checkpoint.save(self.folder, {"step": step, "cost": cost, **state}, groups)
+
+    def finish(self) -> None:
+        """Write the cost, remove the checkpoints, and mark the run as done."""
+        self.describe(finished=_now(), cost=self.meter.total().as_json())
+        checkpoint.remove_all(self.folder)
+        write_text(self.folder / "DONE", _now() + "\n")
+
+    def _append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        with open(self.folder / name, "a", encoding="utf-8") as file:
+            for row in rows:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.flush()
+
+
+def open_run(folder: Path, stage: str, settings: Settings, *, resume: bool) -> Run:
+    """Create a run folder, or open an interrupted one to go on.
+
+    Args:
+        folder: where; it must not exist, unless `resume`.
+        settings: what is used; a resumed run must have been started with the same ones.
+
+    Raises:
+        RunError: the folder holds a finished run, an interrupted one without `resume`, one with
+            other settings, something that is no run, or is in use by another process.
+    """
+    if not resume and folder.exists() and any(folder.iterdir()):
+        _refuse_existing(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = _locked(folder)
+    found = checkpoint.latest(folder) if (folder / "config.yaml").exists() else None
+    if (folder / "DONE").exists():
+        raise RunError("this run is finished", where=str(folder), fix="choose another --out, or delete the folder")
+    if (folder / "config.yaml").exists():
+        _require_same(folder / "config.yaml", settings)
+    _cut_back(folder, found.step if found else 0)
+    write_text(folder / "config.yaml", to_yaml(settings))
+    run = Run(folder, stage, lock, found)
+    run.describe(stage=stage, started=_now(), **_surroundings())
+    return run
+
+
+def is_done(folder: Path) -> bool:
+    """Whether the folder holds a finished run."""
+    return (folder / "DONE").exists()
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl; a last line that was cut off by a crash is passed over."""
+    return _read_rows(folder / "metrics.jsonl")
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """The content of run.json."""
+    path = folder / "run.json"
+    if not path.exists():
+        raise RunError("this is not a run folder", where=str(folder), found="no run.json", fix="name a run's folder")
+    facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return facts
+
+
+def _refuse_existing(folder: Path) -> None:
+    if is_done(folder):
+        raise RunError("this run is finished", where=str(folder), fix="choose another --out, or delete the folder")
+    if (folder / "config.yaml").exists():
+        raise RunError("this run was interrupted", where=str(folder), fix="add --resume, or choose another --out")
+    raise RunError(
+        "the folder is not empty and holds no run", where=str(folder), fix="choose another --out"
+    )
+
+
+def _locked(folder: Path) -> IO[str]:
+    lock = open(folder / ".lock", "w", encoding="utf-8")  # noqa: SIM115  # held as long as the run is open
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise RunError(
+            "another process is working on this run", where=str(folder), fix="wait for it, or choose another --out"
+        ) from None
+    return lock
+
+
+def _require_same(path: Path, settings: Settings) -> None:
+    now = settings.model_dump(mode="json")
+    changed = [
+        line for line in differences(read_yaml(path), now) if line.split(":")[0].split(".")[-1] not in _FREE_TO_CHANGE
+    ]
+    if changed:
+        raise RunError(
+            "the run was started with other settings",
+            where=str(path),
+            found="; ".join(changed[:4]),
+            fix="resume with the same settings, or choose another --out",
+        )
+
+
+def _cut_back(folder: Path, step: int) -> None:
+    """Forget metrics and samples of steps after the checkpoint: they will be made again."""
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        rows = _read_rows(folder / name)
+        kept = [row for row in rows if row["step"] <= step] if step else []
+        if (folder / name).exists():
+            write_text(folder / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def _surroundings() -> dict[str, Any]:
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "trimtab": __version__,
+        "python": platform.python_version(),
+        "packages": versions,
+        "hardware": {"machine": platform.machine(), "processor": _processor(), "cores": os.cpu_count()},
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,1 @@
+"""Intervals and estimates from counts and samples: numpy and scipy only."""

@@ -1,0 +1,1 @@
+"""One story per stage, and the plumbing that they call."""

@@ -1,0 +1,89 @@
+"""What a stage reads: its data as examples, and an account in the run folder of what was left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from trimtab import formats
+from trimtab.data.tokens import (
+    Codec,
+    Encoded,
+    Example,
+    Limits,
+    encode_comparisons,
+    encode_demonstrations,
+    encode_prompts,
+)
+from trimtab.runs import progress
+from trimtab.runs.run import Run
+from trimtab.train.settings import StageSettings
+
+Read = Callable[..., formats.Reading[Any]]
+Encode = Callable[..., Encoded]
+
+
+def comparisons(settings: StageSettings, codec: Codec, run: Run) -> tuple[list[Example], list[Example]]:
+    """Training and dev pairs; the first response of each example is the chosen one."""
+    return _read(settings, codec, run, formats.read_comparisons, encode_comparisons)
+
+
+def demonstrations(settings: StageSettings, codec: Codec, run: Run) -> tuple[list[Example], list[Example]]:
+    """Training and dev demonstrations; of comparisons, the chosen responses."""
+    return _read(settings, codec, run, formats.read_demonstrations, encode_demonstrations)
+
+
+def prompts(settings: StageSettings, codec: Codec, run: Run) -> tuple[list[Example], list[Example]]:
+    """Training and dev prompts; of comparisons and demonstrations, each prompt once."""
+    return _read(settings, codec, run, formats.read_prompts, encode_prompts)
+
+
+def _read(
+    settings: StageSettings, codec: Codec, run: Run, read: Read, encode: Encode
+) -> tuple[list[Example], list[Example]]:
+    train = read(settings.data, dialogues=settings.dialogues)
+    dev = read(settings.dev, dialogues=settings.dialogues) if settings.dev else None
+    if dev is not None:
+        formats.refuse_leakage(train, dev)
+    limits = Limits(prompt=settings.max_prompt, response=settings.max_response)
+    left_out: list[tuple[str, str]] = []
+    facts: dict[str, Any] = {}
+    parts: list[list[Example]] = []
+    for name, source, reading in (("data", settings.data, train), ("dev", settings.dev, dev)):
+        if reading is None:
+            parts.append([])
+            continue
+        usable = formats.usable(reading)
+        encoded = encode(codec, usable, limits)
+        unusable = [(defect.where, f"{defect.kind}: {defect.what}") for defect in reading.defects_left_out]
+        left_out += unusable + encoded.left_out
+        facts[name] = _account(str(source), reading.sha256, encoded, len(unusable))
+        _tell(name, facts[name])
+        parts.append(encoded.examples)
+    run.leave_out(left_out)
+    run.describe(**facts, chat_template=codec.template_hash)
+    return parts[0], parts[1]
+
+
+def _account(source: str, sha256: str, encoded: Encoded, unusable: int) -> dict[str, Any]:
+    return {
+        "source": source,
+        "sha256": sha256,
+        "examples": len(encoded.examples),
+        "tokens": encoded.tokens,
+        "left out": unusable + len(encoded.left_out),
+        **dict(encoded.counts),
+    }
+
+
+def _tell(name: str, account: dict[str, Any]) -> None:
+    cut = ", ".join(
+        f"{account[key]:,} {key}" for key in ("left out", "prompts shortened", "responses cut") if account.get(key)
+    )
+    line = f"  {name}: {account['examples']:,} examples, {account['tokens']:,} tokens from {account['source']}"
+    progress.say(line + (f" ({cut})" if cut else ""))
+
+
+def tokens_in(examples: Sequence[Example]) -> int:
+    """Ids in all, each prompt counted once."""
+    return sum(example.tokens for example in examples)

@@ -1,0 +1,283 @@
+"""The plumbing that stages call: learning steps, interruption, seeds, packed passes over data.
+
+Nothing here knows a loss.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from trimtab.data.batches import PackedRow, micro_batches, pack, shuffled_batches
+from trimtab.data.tokens import Example
+from trimtab.errors import Interrupted, RunError
+from trimtab.model.device import Numerics
+from trimtab.runs import progress
+from trimtab.runs.run import Run
+from trimtab.train.settings import EpochSettings, OptimizerSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Bytes a parameter: float32 weight, gradient and two moments; a weight alone where nothing is trained.
+TRAINED_BYTES = 16
+FROZEN_BYTES = 4
+
+Item = TypeVar("Item")
+
+
+def seed_for(seed: int, *path: int | str) -> int:
+    """A seed of its own for each purpose and step: a hash of the run's seed and the path.
+
+    So a resumed run needs no saved random state, and adding a draw here moves none there.
+    """
+    text = "/".join(str(part) for part in (seed, *path))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+
+
+def learning_rate(settings: OptimizerSettings, step: int, total: int) -> float:
+    """The rate of step 0 .. total-1: a linear warm-up, then the schedule."""
+    warmup = round(settings.warmup * total)
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / (warmup + 1)
+    progressed = (step - warmup) / max(total - warmup, 1)
+    shape = {
+        "constant": 1.0,
+        "linear": 1.0 - progressed,
+        "cosine": 0.5 * (1 + math.cos(math.pi * progressed)),
+    }
+    return settings.learning_rate * shape[settings.schedule]
+
+
+class Learner:
+    """A model with its optimizer and schedule."""
+
+    def __init__(self, model: PreTrainedModel, settings: OptimizerSettings, total_steps: int) -> None:
+        self.model = model
+        self.settings = settings
+        self.total_steps = total_steps
+        self.steps = 0
+        self._named = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        self._optimizer = torch.optim.AdamW(
+            _decay_groups(self._named.values(), settings.weight_decay),
+            lr=settings.learning_rate,
+            betas=(settings.beta1, settings.beta2),
+            eps=settings.epsilon,
+            fused=True,
+        )
+
+    def step(self) -> dict[str, float]:
+        """Clip the gradients, move the weights, forget the gradients.
+
+        Raises:
+            RunError: the gradient is not finite; the weights stay as they were.
+        """
+        norm = float(nn.utils.clip_grad_norm_(self._named.values(), self.settings.max_grad_norm))
+        if not math.isfinite(norm):
+            raise RunError(
+                "training diverged: the gradient is not finite",
+                where=f"step {self.steps + 1}",
+                found=f"gradient norm {norm}",
+                fix="lower the learning rate, or set precision to float32",
+            )
+        rate = learning_rate(self.settings, self.steps, self.total_steps)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self.steps += 1
+        return {"learning_rate": rate, "grad_norm": norm}
+
+    def tensors(self, name: str) -> dict[str, Mapping[str, Tensor]]:
+        """Weights and moments, as groups for a checkpoint."""
+        moments = {}
+        for parameter_name, parameter in self._named.items():
+            for key in ("exp_avg", "exp_avg_sq"):
+                if parameter in self._optimizer.state:
+                    moments[f"{parameter_name}/{key}"] = self._optimizer.state[parameter][key]
+        moments["steps"] = torch.tensor(self.steps)
+        return {name: dict(self._named), f"{name}-optimizer": moments}
+
+    def restore(self, run: Run, name: str) -> None:
+        """Take weights, moments and the count of steps from the run's checkpoint, if it has one."""
+        if run.resumed_from is None:
+            return
+        weights = run.resumed_from.tensors(name)
+        moments = run.resumed_from.tensors(f"{name}-optimizer")
+        with torch.no_grad():
+            for parameter_name, parameter in self._named.items():
+                parameter.copy_(weights[parameter_name])
+                if f"{parameter_name}/exp_avg" in moments:
+                    self._optimizer.state[parameter] = {
+                        "step": moments["steps"].float(),
+                        "exp_avg": moments[f"{parameter_name}/exp_avg"].to(parameter.device),
+                        "exp_avg_sq": moments[f"{parameter_name}/exp_avg_sq"].to(parameter.device),
+                    }
+        self.steps = int(moments["steps"])
+
+
+def _decay_groups(parameters: Iterable[Tensor], weight_decay: float) -> list[dict[str, object]]:
+    """Matrices decay; biases and norms do not."""
+    every = list(parameters)
+    return [
+        {"params": [p for p in every if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in every if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Turn Ctrl-C into a question asked between steps; a second Ctrl-C stops at once."""
+    pressed = threading.Event()
+
+    def on_signal(number: int, frame: object) -> None:
+        if pressed.is_set():
+            raise KeyboardInterrupt
+        pressed.set()
+        progress.say("\n  interrupted: finishing this step, then saving (Ctrl-C again stops at once)")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield pressed.is_set  # signals belong to the main thread; elsewhere nothing can be pressed
+        return
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield pressed.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def steps(
+    run: Run, total: int, *, name: str, save: Callable[[int], None], save_every: int
+) -> Iterator[tuple[int, progress.Bar]]:
+    """The steps that are still to be done, 0-based, with a bar to advance.
+
+    Saves every `save_every` steps, after the last one, and on Ctrl-C.
+
+    Raises:
+        Interrupted: after Ctrl-C, once the state is saved.
+    """
+    with interruptible() as pressed, progress.bar(name, total, done=run.step) as bar:
+        for step in range(run.step, total):
+            yield step, bar
+            done = step + 1
+            if pressed() or done % save_every == 0 or done == total:
+                started = time.perf_counter()
+                save(done)
+                run.meter.add("checkpoints", time.perf_counter() - started)
+            if pressed() and done < total:
+                raise Interrupted(
+                    "interrupted; what was done is saved",
+                    where=str(run.folder),
+                    found=f"{done} of {total} {name} steps done",
+                    fix="run the same command with --resume",
+                )
+
+
+def go_through(
+    run: Run,
+    learner: Learner,
+    examples: Sequence[Example],
+    settings: EpochSettings,
+    *,
+    name: str,
+    learn: Callable[[list[int]], dict[str, float]],
+) -> int:
+    """Go through the examples, one optimizer step a batch, from where the run left off.
+
+    Args:
+        name: of the checkpoint's tensors and of the bar.
+        learn: takes the indices of a batch, moves the learner one step, gives metrics with `loss`.
+
+    Returns:
+        Optimizer steps of the whole stage.
+    """
+    batches = list(
+        shuffled_batches(
+            len(examples), settings.batch, epochs=settings.epochs, seed=seed_for(settings.seed, "order")
+        )
+    )
+    with timed(run, "training"):
+        for step, bar in steps(
+            run,
+            len(batches),
+            name=name,
+            save=lambda done: run.save(done, learner.tensors(name)),
+            save_every=settings.checkpoint_every,
+        ):
+            metrics = learn(batches[step])
+            tokens = sum(examples[index].tokens for index in batches[step])
+            run.log(step + 1, **metrics, tokens=tokens)
+            bar.advance(note=f"loss {metrics['loss']:.3f}")
+    return len(batches)
+
+
+def total_steps(count: int, settings: EpochSettings) -> int:
+    """Optimizer steps that `go_through` takes over `count` examples."""
+    return settings.epochs * -(-count // settings.batch)
+
+
+def rows(examples: Sequence[Example], row_tokens: int, device: torch.device) -> Iterator[tuple[list[int], PackedRow]]:
+    """The examples as packed rows, with the indices of those in each row."""
+    for group in micro_batches(examples, row_tokens):
+        yield group, pack([examples[index] for index in group]).to(device)
+
+
+def response_count(example: Example) -> int:
+    """For `over_rows`: the computation gives one value a response."""
+    return len(example.responses)
+
+
+def response_tokens(example: Example) -> int:
+    """For `over_rows`: the computation gives one value a response token."""
+    return sum(len(response.ids) for response in example.responses)
+
+
+@torch.no_grad()
+def over_rows(
+    examples: Sequence[Example],
+    compute: Callable[[PackedRow], Tensor],
+    values_in: Callable[[Example], int],
+    *,
+    row_tokens: int,
+    numerics: Numerics,
+    name: str,
+) -> list[Tensor]:
+    """Results of a forward pass over all examples, with a bar.
+
+    Args:
+        compute: gives values of a row, in the order of its responses.
+        values_in: how many of them belong to an example.
+
+    Returns:
+        One tensor an example, in order, on the CPU.
+    """
+    results: list[Tensor] = [torch.empty(0)] * len(examples)
+    with progress.bar(name, len(examples), unit="examples") as bar:
+        for group, row in rows(examples, row_tokens, numerics.device):
+            with numerics.autocast():
+                values = compute(row).cpu()
+            parts = values.split([values_in(examples[index]) for index in group])
+            for index, part in zip(group, parts, strict=True):
+                results[index] = part.clone()
+            bar.advance(len(group))
+    return results
+
+
+@contextmanager
+def timed(run: Run, part: str) -> Iterator[None]:
+    """Count the block's wall time towards a part of the run's cost."""
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        run.meter.add(part, time.perf_counter() - started)

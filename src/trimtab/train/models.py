@@ -1,0 +1,109 @@
+"""Models of a stage: loaded as its settings say, told about in run.json, saved with a model card."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from trimtab.model import policy, scalar
+from trimtab.model.device import Numerics, choose, require_memory
+from trimtab.model.load import parameter_count
+from trimtab.model.names import resolve
+from trimtab.model.policy import Policy
+from trimtab.model.save import save_model
+from trimtab.model.scalar import Scorer
+from trimtab.runs import progress
+from trimtab.runs.card import write_card
+from trimtab.runs.files import file_hash
+from trimtab.runs.run import Run
+from trimtab.train.loop import FROZEN_BYTES, TRAINED_BYTES
+from trimtab.train.settings import PPOSettings, StageSettings
+
+
+def numerics_of(settings: StageSettings, run: Run) -> Numerics:
+    """Device and arithmetic, printed and kept in run.json."""
+    numerics = choose(settings.device, settings.precision)
+    progress.say(f"  computing on {numerics.name}, {torch.get_num_threads()} threads")
+    run.describe(device=numerics.name, threads=torch.get_num_threads(), seed=settings.seed)
+    return numerics
+
+
+def load_policy(settings: StageSettings, run: Run, *, copies: int) -> Policy:
+    """The model that the stage begins from, to be trained.
+
+    Args:
+        copies: bytes a parameter that the stage will hold in all.
+    """
+    describe_parent(run, "model", settings.model)
+    return policy.load_policy(settings.model, numerics_of(settings, run), bytes_per_parameter=copies)
+
+
+def new_scorer(settings: StageSettings, run: Run, generator: torch.Generator, *, copies: int) -> Scorer:
+    """The model that the stage begins from, with a fresh scalar head."""
+    describe_parent(run, "model", settings.model)
+    return scalar.new_scorer(settings.model, numerics_of(settings, run), generator, bytes_per_parameter=copies)
+
+
+@dataclass(frozen=True)
+class PPOModels:
+    """The four models of PPO."""
+
+    policy: Policy
+    reference: Policy
+    """The policy as it was before this stage."""
+    reward: Scorer
+    value: Scorer
+    """Starts as the reward model."""
+
+
+def load_ppo_models(settings: PPOSettings, run: Run) -> PPOModels:
+    """Load the policy and the reward model, each a second time as what stays or learns.
+
+    Raises:
+        ModelError: the reward model reads other tokens than the policy.
+    """
+    numerics = numerics_of(settings, run)
+    describe_parent(run, "model", settings.model)
+    describe_parent(run, "reward_model", settings.reward_model)
+    _require_room_for_four(settings, numerics)
+    trained = policy.load_policy(settings.model, numerics, bytes_per_parameter=TRAINED_BYTES)
+    reference = policy.load_policy(settings.model, numerics, bytes_per_parameter=FROZEN_BYTES)
+    reward = scalar.load_scorer(settings.reward_model, numerics, bytes_per_parameter=FROZEN_BYTES)
+    value = scalar.load_scorer(settings.reward_model, numerics, bytes_per_parameter=TRAINED_BYTES)
+    reward.require_tokens_of(trained.codec, settings.model)
+    for frozen in (reference.model, reward.model):
+        frozen.requires_grad_(False)
+    return PPOModels(trained, reference, reward, value)
+
+
+def _require_room_for_four(settings: PPOSettings, numerics: Numerics) -> None:
+    # Asked before the first is loaded: the others would not fit when it is too late.
+    each = TRAINED_BYTES + FROZEN_BYTES
+    needed = each * 2 * parameter_count(settings.model)
+    require_memory(numerics.device, needed, "PPO's policy, reference, reward and value models")
+
+
+def describe_parent(run: Run, role: str, source: str) -> None:
+    """Keep in run.json what a model was loaded from, and the hash of its weights."""
+    parents = dict(run.facts.get("parents", {}))
+    parents[role] = {"source": source, "weights_sha256": _weights_hash(resolve(source))}
+    run.describe(parents=parents)
+
+
+def finish(trained: Policy | Scorer, run: Run) -> None:
+    """Save the model, write the model card, mark the run as done."""
+    save_model(trained.model, trained.codec, run.folder / "model")
+    run.describe(cost=run.meter.total().as_json())
+    write_card(run.folder)
+    run.finish()
+    progress.say(f"  saved {run.folder / 'model'}")
+
+
+def _weights_hash(resolved: Path | str) -> str:
+    """SHA-256 over a local folder's weight files or a GGUF file; empty for a hub id."""
+    path = Path(resolved)
+    if path.is_file():
+        return file_hash(path)
+    return "+".join(file_hash(file) for file in sorted(path.glob("*.safetensors")))

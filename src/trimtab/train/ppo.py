@@ -1,0 +1,326 @@
+"""Proximal policy optimization: sample, score, learn, and stay near the reference.
+
+Each update: sample responses with the frozen policy, score them with the reward model, take the KL
+penalty off token by token, estimate advantages with the value model, then move policy and value
+within their clips. The policy, the value model, the reference and the reward model are four
+separate models; the value model starts as the reward model.
+
+Dimensions: R = responses of an update, L = longest of them, N = response tokens of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from trimtab.data.tokens import Example
+from trimtab.losses.advantages import gae, standardize, token_rewards
+from trimtab.losses.kl import AdaptiveKL, k1
+from trimtab.losses.ppo import approximate_kl, policy_loss, value_loss
+from trimtab.model import scalar
+from trimtab.model.policy import Policy, response_logprobs
+from trimtab.model.scalar import Scorer
+from trimtab.rollout.answers import answer
+from trimtab.rollout.types import Rollout, Sampling
+from trimtab.runs import progress
+from trimtab.runs.run import Run
+from trimtab.statistics.bootstrap import bootstrap_mean
+from trimtab.statistics.intervals import wilson
+from trimtab.train import inputs, loop
+from trimtab.train.answers import as_row
+from trimtab.train.models import PPOModels, finish, load_ppo_models
+from trimtab.train.settings import PPOSettings
+
+
+@dataclass(frozen=True)
+class Experience:
+    """The rollouts of one update with all that is learned from; one tensor a response, its tokens long."""
+
+    examples: list[Example]
+    scores: Tensor  # [R] from the reward model, the missing-stop penalty taken off
+    kl: Tensor  # [R] log-ratio to the reference, nats a response
+    old_logprobs: list[Tensor]
+    old_values: list[Tensor]
+    advantages: list[Tensor]  # standardised over all tokens of the update
+    returns: list[Tensor]
+
+
+@dataclass(frozen=True)
+class Learners:
+    """Policy and value model, each with its own optimizer."""
+
+    policy: loop.Learner
+    value: loop.Learner
+
+    def tensors(self) -> dict[str, object]:
+        """Both, as groups for a checkpoint."""
+        return {**self.policy.tensors("policy"), **self.value.tensors("value")}
+
+
+def train(settings: PPOSettings, run: Run) -> None:
+    """Run the stage in an open run folder; goes on where a checkpoint left off."""
+    models = load_ppo_models(settings, run)
+    train_set, dev_set = inputs.prompts(settings, models.policy.codec, run)
+    learners = _learners(models, settings)
+    learners.policy.restore(run, "policy")
+    learners.value.restore(run, "value")
+    kl_weight = _restored_kl_weight(settings, run)
+    if run.step == 0:
+        measure(models, dev_set, settings, run, step=0)
+
+    def save(done: int) -> None:
+        run.save(done, learners.tensors(), kl_weight=kl_weight)
+
+    for update, bar in loop.steps(
+        run, settings.updates, name="ppo", save=save, save_every=settings.checkpoint_every
+    ):
+        with loop.timed(run, "sampling"):
+            rollouts = collect(models.policy, train_set, settings, update)
+        with loop.timed(run, "scoring"):
+            experience = evaluate(models, rollouts, kl_weight, settings)
+        with loop.timed(run, "learning"):
+            metrics = learn(models, learners, experience, settings, update)
+        run.log(update + 1, **_summary(rollouts, experience), **metrics, kl_weight=kl_weight)
+        kl_weight = _next_kl_weight(kl_weight, experience, settings)
+        bar.advance(note=f"score {experience.scores.mean():+.2f}, KL {experience.kl.mean():.2f}")
+
+    measure(models, dev_set, settings, run, step=settings.updates)
+    finish(models.policy, run)
+
+
+def collect(policy: Policy, prompts: Sequence[Example], settings: PPOSettings, update: int) -> list[Rollout]:
+    """Sample one response to each of the next `rollouts` prompts, from the policy as it is."""
+    chosen = [prompts[index] for index in _prompt_order(len(prompts), settings, update)]
+    seeds = [loop.seed_for(settings.seed, "rollout", update, index) for index in range(len(chosen))]
+    return answer(policy, chosen, _sampling(policy, settings), seeds, name="sampling")
+
+
+def evaluate(
+    models: PPOModels, rollouts: Sequence[Rollout], kl_weight: float, settings: PPOSettings
+) -> Experience:
+    """Score the rollouts, and work out rewards, advantages and returns."""
+    examples = [rollout.example for rollout in rollouts]
+    old_logprobs = _logprobs(models.policy, examples, settings, "old log-probabilities")
+    reference = _logprobs(models.reference, examples, settings, "reference")
+    old_values = _values(models.value, examples, settings)
+    scores = _scores(models.reward, examples, settings) - _missing_stop_penalty(rollouts, settings)
+
+    mask = _padded([torch.ones(len(values), dtype=torch.bool) for values in old_logprobs])
+    kl = k1(_padded(old_logprobs), _padded(reference))
+    rewards = token_rewards(scores, kl, mask, kl_weight=kl_weight)
+    estimated = gae(rewards, _padded(old_values), mask, lam=settings.lam)
+    advantages = standardize(estimated.advantages, mask)
+    return Experience(
+        examples=examples,
+        scores=scores,
+        kl=kl.sum(1),
+        old_logprobs=old_logprobs,
+        old_values=old_values,
+        advantages=_unpadded(advantages, mask),
+        returns=_unpadded(estimated.returns, mask),
+    )
+
+
+def learn(
+    models: PPOModels, learners: Learners, experience: Experience, settings: PPOSettings, update: int
+) -> dict[str, float]:
+    """Several passes of clipped steps over the same experience; means of what was seen on the way."""
+    seen: list[dict[str, float]] = []
+    for epoch in range(settings.epochs):
+        for minibatch in _minibatches(settings, update, epoch):
+            seen.append(learn_minibatch(models, learners, experience, minibatch, settings))
+    means = {name: sum(step[name] for step in seen) / len(seen) for name in seen[0]}
+    return {**means, "first_ratio_error": seen[0]["ratio_error"]}
+
+
+def learn_minibatch(
+    models: PPOModels, learners: Learners, experience: Experience, chosen: Sequence[int], settings: PPOSettings
+) -> dict[str, float]:
+    """One optimizer step of policy and value on some of the responses, by the mean over their tokens."""
+    device = models.policy.numerics.device
+    tokens = sum(len(experience.old_logprobs[index]) for index in chosen)
+    sums = dict.fromkeys(("policy_loss", "value_loss", "clip_fraction", "value_clip_fraction", "approximate_kl"), 0.0)
+    ratio_error = 0.0
+    for group, row in loop.rows([experience.examples[index] for index in chosen], settings.row_tokens, device):
+        indices = [chosen[place] for place in group]
+        old_logprobs = _gathered(experience.old_logprobs, indices, device)
+        with models.policy.numerics.autocast():
+            logprobs = response_logprobs(models.policy.model, row, temperature=settings.temperature)
+            values = scalar.values(models.value.model, row)
+        policy_part = policy_loss(
+            logprobs, old_logprobs, _gathered(experience.advantages, indices, device), clip=settings.clip
+        )
+        value_part = value_loss(
+            values,
+            _gathered(experience.old_values, indices, device),
+            _gathered(experience.returns, indices, device),
+            clip=settings.value_clip,
+        )
+        # The two losses share no weights, so one backward pass serves both.
+        ((policy_part.loss.sum() + value_part.loss.sum()) / tokens).backward()  # type: ignore[no-untyped-call]
+        sums["policy_loss"] += float(policy_part.loss.detach().sum())
+        sums["value_loss"] += float(value_part.loss.detach().sum())
+        sums["clip_fraction"] += float(policy_part.clipped.sum())
+        sums["value_clip_fraction"] += float(value_part.clipped.sum())
+        sums["approximate_kl"] += float(approximate_kl(logprobs.detach(), old_logprobs).sum())
+        ratio_error = max(ratio_error, float((policy_part.ratio - 1).abs().max()))
+    policy_step, value_step = learners.policy.step(), learners.value.step()
+    return {
+        **{name: value / tokens for name, value in sums.items()},
+        "ratio_error": ratio_error,
+        **policy_step,
+        "value_grad_norm": value_step["grad_norm"],
+    }
+
+
+def measure(models: PPOModels, dev_set: Sequence[Example], settings: PPOSettings, run: Run, *, step: int) -> None:
+    """Answer dev prompts: proxy reward, KL from the reference, stopped share and length, with intervals."""
+    if not dev_set:
+        return
+    prompts = dev_set[: settings.dev_prompts]
+    seeds = [loop.seed_for(settings.seed, "dev", index) for index in range(len(prompts))]
+    rollouts = answer(models.policy, prompts, _sampling(models.policy, settings), seeds, name="dev answers")
+    examples = [rollout.example for rollout in rollouts]
+    scores = _scores(models.reward, examples, settings)
+    policy, reference = (
+        torch.stack([values.sum() for values in _logprobs(model, examples, settings, name)]).double()
+        for model, name in ((models.policy, "dev log-probabilities"), (models.reference, "dev reference"))
+    )
+    proxy = bootstrap_mean(scores.tolist(), seed=settings.seed)
+    kl = bootstrap_mean(k1(policy, reference).tolist(), seed=settings.seed)
+    stopped = wilson(sum(rollout.response.stopped for rollout in rollouts), len(rollouts))
+    intervals = {"dev_proxy_reward": proxy, "dev_kl": kl, "dev_stopped": stopped}
+    run.log(
+        step,
+        **{name: interval.estimate for name, interval in intervals.items()},
+        **{f"{name}_low": interval.low for name, interval in intervals.items()},
+        **{f"{name}_high": interval.high for name, interval in intervals.items()},
+        dev_length=sum(len(rollout.response.ids) for rollout in rollouts) / len(rollouts),
+        dev_n=len(rollouts),
+    )
+    rows = [
+        {**as_row(models.policy, rollout), "proxy_reward": score, "kl": nats}
+        for rollout, score, nats in zip(rollouts, scores.tolist(), k1(policy, reference).tolist(), strict=True)
+    ]
+    run.sample(step, rows[: settings.samples])
+    progress.say(f"  dev: proxy reward {proxy.text()}, KL {kl.text()} nats, stopped {stopped.percent()}")
+
+
+def _learners(models: PPOModels, settings: PPOSettings) -> Learners:
+    total = settings.updates * settings.epochs * (settings.rollouts // settings.minibatch)
+    return Learners(
+        loop.Learner(models.policy.model, settings.optimizer, total),
+        loop.Learner(models.value.model, settings.value_optimizer, total),
+    )
+
+
+def _sampling(policy: Policy, settings: PPOSettings) -> Sampling:
+    return Sampling(
+        max_new=settings.max_response, temperature=settings.temperature, stop_ids=(policy.codec.stop_id,)
+    )
+
+
+def _prompt_order(count: int, settings: PPOSettings, update: int) -> list[int]:
+    """Indices of the update's prompts: every prompt once before any comes again, in a fresh order each."""
+    first = update * settings.rollouts
+    order: list[int] = []
+    for lap in range(first // count, (first + settings.rollouts - 1) // count + 1):
+        generator = torch.Generator().manual_seed(loop.seed_for(settings.seed, "prompts", lap))
+        order += torch.randperm(count, generator=generator).tolist()
+    skipped = first % count
+    return order[skipped : skipped + settings.rollouts]
+
+
+def _minibatches(settings: PPOSettings, update: int, epoch: int) -> list[list[int]]:
+    """The update's responses in a fresh order, cut into minibatches."""
+    generator = torch.Generator().manual_seed(loop.seed_for(settings.seed, "minibatches", update, epoch))
+    order = torch.randperm(settings.rollouts, generator=generator).tolist()
+    return [order[first : first + settings.minibatch] for first in range(0, len(order), settings.minibatch)]
+
+
+def _logprobs(policy: Policy, examples: Sequence[Example], settings: PPOSettings, name: str) -> list[Tensor]:
+    """Of each response's tokens, by the same computation that learns: so the first ratio is 1."""
+    return loop.over_rows(
+        examples,
+        lambda row: response_logprobs(policy.model, row, temperature=settings.temperature),
+        loop.response_tokens,
+        row_tokens=settings.row_tokens,
+        numerics=policy.numerics,
+        name=name,
+    )
+
+
+def _values(scorer: Scorer, examples: Sequence[Example], settings: PPOSettings) -> list[Tensor]:
+    return loop.over_rows(
+        examples,
+        lambda row: scalar.values(scorer.model, row),
+        loop.response_tokens,
+        row_tokens=settings.row_tokens,
+        numerics=scorer.numerics,
+        name="values",
+    )
+
+
+def _scores(scorer: Scorer, examples: Sequence[Example], settings: PPOSettings) -> Tensor:
+    """The reward model's score of each response: [R]."""
+    scores = loop.over_rows(
+        examples,
+        lambda row: scalar.rewards(scorer.model, row),
+        loop.response_count,
+        row_tokens=settings.row_tokens,
+        numerics=scorer.numerics,
+        name="rewards",
+    )
+    return torch.cat(scores)
+
+
+def _missing_stop_penalty(rollouts: Sequence[Rollout], settings: PPOSettings) -> Tensor:
+    """[R]: a response that only the length limit ended is worth less."""
+    missing = torch.tensor([not rollout.response.stopped for rollout in rollouts])
+    return missing * settings.missing_stop_penalty
+
+
+def _padded(values: Sequence[Tensor]) -> Tensor:
+    """One tensor a response -> [R, L], right-padded with 0 (False)."""
+    return pad_sequence(list(values), batch_first=True)
+
+
+def _unpadded(values: Tensor, mask: Tensor) -> list[Tensor]:
+    return [row[real] for row, real in zip(values, mask, strict=True)]
+
+
+def _gathered(values: Sequence[Tensor], indices: Sequence[int], device: torch.device) -> Tensor:
+    """The values of these responses' tokens, end to end, as in a packed row: [N]."""
+    return torch.cat([values[index] for index in indices]).to(device)
+
+
+def _restored_kl_weight(settings: PPOSettings, run: Run) -> float:
+    return float(run.resumed_from.state["kl_weight"]) if run.resumed_from else settings.kl.weight
+
+
+def _next_kl_weight(weight: float, experience: Experience, settings: PPOSettings) -> float:
+    if settings.kl.target is None:
+        return weight
+    controller = AdaptiveKL(settings.kl.target, settings.kl.horizon)
+    return controller.updated(weight, kl=float(experience.kl.mean()), episodes=len(experience.examples))
+
+
+def _summary(rollouts: Sequence[Rollout], experience: Experience) -> dict[str, float]:
+    """What the update's rollouts were like; the reward is what the policy is trained on, in all."""
+    lengths = torch.tensor([len(rollout.response.ids) for rollout in rollouts], dtype=torch.float)
+    sampled = torch.cat(experience.old_logprobs)
+    returns, values = torch.cat(experience.returns), torch.cat(experience.old_values)
+    return {
+        "score": float(experience.scores.mean()),
+        "score_std": float(experience.scores.std(correction=0)),
+        "kl": float(experience.kl.mean()),
+        "stopped": sum(rollout.response.stopped for rollout in rollouts) / len(rollouts),
+        "length": float(lengths.mean()),
+        "entropy": -float(sampled.mean()),
+        "explained_variance": 1 - float((returns - values).var() / returns.var().clamp_min(1e-12)),
+        "tokens": inputs.tokens_in(experience.examples),
+    }

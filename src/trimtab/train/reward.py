@@ -1,0 +1,116 @@
+"""The reward model: learn to score responses as people would rank them.
+
+Start from the policy's backbone with a fresh scalar head, learn the Bradley-Terry likelihood of
+people's choices, shift the scores so that the chosen demonstrations have mean 0, save.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from trimtab.data.batches import PackedRow
+from trimtab.data.tokens import Example
+from trimtab.losses.bradley_terry import bradley_terry_loss, ranked_right
+from trimtab.model import scalar
+from trimtab.model.scalar import Scorer
+from trimtab.runs import progress
+from trimtab.runs.run import Run
+from trimtab.statistics.bootstrap import bootstrap_mean
+from trimtab.statistics.intervals import wilson
+from trimtab.train import inputs, loop
+from trimtab.train.models import finish, new_scorer
+from trimtab.train.settings import RewardSettings
+
+CENTRED_ON = 256
+"""Demonstrations whose mean score becomes 0."""
+
+
+def train(settings: RewardSettings, run: Run) -> None:
+    """Run the stage in an open run folder; goes on where a checkpoint left off."""
+    generator = torch.Generator().manual_seed(loop.seed_for(settings.seed, "head"))
+    scorer = new_scorer(settings, run, generator, copies=loop.TRAINED_BYTES)
+    train_set, dev_set = inputs.comparisons(settings, scorer.codec, run)
+    total = loop.total_steps(len(train_set), settings)
+    learner = loop.Learner(scorer.model, settings.optimizer, total)
+    learner.restore(run, "reward")
+    if run.step == 0:
+        measure(scorer, dev_set, settings, run, step=0)
+
+    def step(indices: list[int]) -> dict[str, float]:
+        batch = [train_set[index] for index in indices]
+        return learn(scorer, learner, batch, settings)
+
+    loop.go_through(run, learner, train_set, settings, name="reward", learn=step)
+    measure(scorer, dev_set, settings, run, step=total)
+    centre(scorer, train_set, settings, run)
+    finish(scorer, run)
+
+
+def learn(
+    scorer: Scorer, learner: loop.Learner, batch: Sequence[Example], settings: RewardSettings
+) -> dict[str, float]:
+    """One optimizer step: the mean loss over the pairs of the batch."""
+    total, right, margin = 0.0, 0, 0.0
+    for _, row in loop.rows(batch, settings.row_tokens, scorer.numerics.device):
+        with scorer.numerics.autocast():
+            chosen, rejected = paired_rewards(scorer, row)
+            loss = bradley_terry_loss(chosen, rejected).sum() / len(batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.item()
+        right += int(ranked_right(chosen, rejected).sum())
+        margin += float((chosen - rejected).detach().sum())
+    return {"loss": total, "accuracy": right / len(batch), "margin": margin / len(batch), **learner.step()}
+
+
+def paired_rewards(scorer: Scorer, row: PackedRow) -> tuple[Tensor, Tensor]:
+    """Rewards of the chosen and of the rejected responses of a row of pairs: [P], [P]."""
+    both = scalar.rewards(scorer.model, row).view(-1, 2)
+    return both[:, 0], both[:, 1]
+
+
+def measure(
+    scorer: Scorer, dev_set: Sequence[Example], settings: RewardSettings, run: Run, *, step: int
+) -> None:
+    """Dev loss and accuracy with intervals."""
+    if not dev_set:
+        return
+    scores = _scores(scorer, dev_set, settings, "dev pairs")
+    chosen, rejected = scores[:, 0], scores[:, 1]
+    loss = bootstrap_mean(bradley_terry_loss(chosen, rejected).tolist(), seed=settings.seed)
+    accuracy = wilson(int(ranked_right(chosen, rejected).sum()), len(dev_set))
+    run.log(
+        step,
+        dev_loss=loss.estimate,
+        dev_loss_low=loss.low,
+        dev_loss_high=loss.high,
+        dev_accuracy=accuracy.estimate,
+        dev_accuracy_low=accuracy.low,
+        dev_accuracy_high=accuracy.high,
+        dev_n=accuracy.n,
+    )
+    progress.say(f"  dev: loss {loss.text(3)}, ranks {accuracy.percent()} of {accuracy.n} pairs as people did")
+
+
+def centre(scorer: Scorer, train_set: Sequence[Example], settings: RewardSettings, run: Run) -> None:
+    """Store as `reward_bias` the mean score of demonstrations, which then score 0 on average."""
+    assert scalar.reward_bias(scorer.model) == 0.0, "centred once, after training"
+    shown = [Example(example.prompt, example.responses[:1]) for example in train_set[:CENTRED_ON]]
+    scores = _scores(scorer, shown, settings, "centring")
+    scorer.model.config.reward_bias = float(scores.mean())
+    run.describe(reward_bias=scorer.model.config.reward_bias, reward_std=float(scores.std(correction=0)))
+
+
+def _scores(scorer: Scorer, examples: Sequence[Example], settings: RewardSettings, name: str) -> Tensor:
+    """Rewards of every response of every example, double precision: [examples, responses each]."""
+    values = loop.over_rows(
+        examples,
+        lambda row: scalar.rewards(scorer.model, row),
+        loop.response_count,
+        row_tokens=settings.row_tokens,
+        numerics=scorer.numerics,
+        name=name,
+    )
+    return torch.stack(values).double()

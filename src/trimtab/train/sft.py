@@ -1,0 +1,76 @@
+"""Supervised fine-tuning: learn to write the demonstrated responses.
+
+Read demonstrations, measure the dev loss, go through the data, measure again, save.
+Left out on purpose: prompt tokens in the loss, packing across examples (rows keep them apart).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from trimtab.data.tokens import Example
+from trimtab.losses.sft import sft_loss
+from trimtab.model.policy import Policy, response_logprobs
+from trimtab.runs.run import Run
+from trimtab.statistics.bootstrap import bootstrap_mean
+from trimtab.train import inputs, loop
+from trimtab.train.answers import answer_samples
+from trimtab.train.models import finish, load_policy
+from trimtab.train.settings import SFTSettings
+
+
+def train(settings: SFTSettings, run: Run) -> None:
+    """Run the stage in an open run folder; goes on where a checkpoint left off."""
+    policy = load_policy(settings, run, copies=loop.TRAINED_BYTES)
+    train_set, dev_set = inputs.demonstrations(settings, policy.codec, run)
+    total = loop.total_steps(len(train_set), settings)
+    learner = loop.Learner(policy.model, settings.optimizer, total)
+    learner.restore(run, "sft")
+    if run.step == 0:
+        measure(policy, dev_set, settings, run, step=0)
+
+    def step(indices: list[int]) -> dict[str, float]:
+        batch = [train_set[index] for index in indices]
+        return learn(policy, learner, batch, settings)
+
+    loop.go_through(run, learner, train_set, settings, name="sft", learn=step)
+    measure(policy, dev_set, settings, run, step=total)
+    answer_samples(policy, dev_set, settings, run, step=total)
+    finish(policy, run)
+
+
+def learn(policy: Policy, learner: loop.Learner, batch: Sequence[Example], settings: SFTSettings) -> dict[str, float]:
+    """One optimizer step: the mean loss over all response tokens of the batch."""
+    count = sum(loop.response_tokens(example) for example in batch)
+    total = 0.0
+    for _, row in loop.rows(batch, settings.row_tokens, policy.numerics.device):
+        with policy.numerics.autocast():
+            loss = sft_loss(response_logprobs(policy.model, row)).sum() / count
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.item()
+    return {"loss": total, **learner.step()}
+
+
+def measure(policy: Policy, dev_set: Sequence[Example], settings: SFTSettings, run: Run, *, step: int) -> None:
+    """Dev loss per token, with an interval over responses weighted by their length."""
+    if not dev_set:
+        return
+    logprobs = loop.over_rows(
+        dev_set,
+        lambda row: response_logprobs(policy.model, row),
+        loop.response_tokens,
+        row_tokens=settings.row_tokens,
+        numerics=policy.numerics,
+        name="dev loss",
+    )
+    per_token = _loss_per_token(logprobs)
+    interval = bootstrap_mean(per_token, seed=settings.seed)
+    run.log(step, dev_loss=interval.estimate, dev_loss_low=interval.low, dev_loss_high=interval.high, dev_n=interval.n)
+
+
+def _loss_per_token(logprobs: Sequence[Tensor]) -> list[float]:
+    """One value a response whose mean is the loss per token over all responses together."""
+    mean_length = sum(len(values) for values in logprobs) / len(logprobs)
+    return [-float(values.double().sum()) / mean_length for values in logprobs]

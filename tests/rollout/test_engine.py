@@ -1,0 +1,242 @@
+"""The sampler against the packed log-probability path and against transformers' own generation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from scipy.stats import chisquare
+from transformers import PreTrainedModel
+
+from tiny import CONTEXT, VOCABULARY, tiny_gpt2, tiny_llama, tiny_qwen2
+from trimtab.data.batches import pack
+from trimtab.errors import ConfigError, DataError, ModelError
+from trimtab.model.policy import response_logprobs
+from trimtab.rollout import engine
+from trimtab.rollout.engine import Sampler
+from trimtab.rollout.types import Rollout, Sampling
+
+LENGTHS = [5, 1, 12, 7, 3, 9, 2, 30]
+KINDS = {"llama": tiny_llama, "qwen2": tiny_qwen2, "gpt2": tiny_gpt2}
+Build = Callable[..., PreTrainedModel]
+
+
+@pytest.fixture(params=KINDS, scope="module")
+def build(request: pytest.FixtureRequest) -> Build:
+    """One kind of tiny model."""
+    kind: Build = KINDS[request.param]
+    return kind
+
+
+def trimmed(build: Build, **changes: object) -> PreTrainedModel:
+    model = build(**changes)
+    model.set_attn_implementation("trimtab")
+    return model
+
+
+def some_prompts(lengths: list[int] = LENGTHS) -> list[tuple[int, ...]]:
+    generator = torch.Generator().manual_seed(7)
+    return [tuple(torch.randint(3, VOCABULARY, (n,), generator=generator).tolist()) for n in lengths]
+
+
+def responses(rollouts: list[Rollout]) -> list[tuple[int, ...]]:
+    return [rollout.response.ids for rollout in rollouts]
+
+
+# A token in ten stops a row, so that rows end at different times and the store is compacted.
+OFTEN = tuple(range(0, VOCABULARY, 10))
+SAMPLING = Sampling(max_new=24, stop_ids=OFTEN)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_logprobs_are_those_of_the_packed_path(build: Build, temperature: float) -> None:
+    model, prompts = trimmed(build), some_prompts()
+    sampling = Sampling(max_new=24, temperature=temperature, stop_ids=OFTEN)
+    rollouts = Sampler(model).sample(prompts, sampling, range(len(prompts)))
+    row = pack([rollout.example for rollout in rollouts])
+    with torch.no_grad():
+        expected = response_logprobs(model, row, temperature=temperature)
+    sampled = torch.tensor([value for rollout in rollouts for value in rollout.logprobs])
+    assert len({len(rollout.logprobs) for rollout in rollouts}) > 3, "rows should end at different steps"
+    torch.testing.assert_close(sampled, expected, atol=1e-5, rtol=0)
+
+
+def test_greedy_is_what_transformers_generates(build: Build) -> None:
+    prompts = some_prompts()
+    greedy = Sampling(max_new=16, temperature=0, stop_ids=(2, 40, 41))
+    rollouts = Sampler(trimmed(build)).sample(prompts, greedy, [0] * len(prompts))
+    theirs = build()
+    theirs.set_attn_implementation("sdpa")
+    for prompt, rollout in zip(prompts, rollouts, strict=True):
+        ids = torch.tensor([prompt])
+        whole = theirs.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=16,
+            eos_token_id=[2, 40, 41],
+            pad_token_id=0,
+        )
+        assert rollout.response.ids == tuple(whole[0, len(prompt) :].tolist())
+        assert rollout.prompt == prompt
+
+
+def test_a_request_does_not_depend_on_its_neighbours(build: Build) -> None:
+    model, prompts = trimmed(build), some_prompts()
+    seeds = [100 + index for index in range(len(prompts))]
+    together = Sampler(model).sample(prompts, SAMPLING, seeds)
+    alone = [
+        Sampler(model).sample([prompt], SAMPLING, [seed])[0]
+        for prompt, seed in zip(prompts, seeds, strict=True)
+    ]
+    backwards = Sampler(model).sample(prompts[::-1], SAMPLING, seeds[::-1])[::-1]
+    in_threes = Sampler(model, batch=3).sample(prompts, SAMPLING, seeds)
+    assert responses(alone) == responses(backwards) == responses(in_threes) == responses(together)
+    other_seeds = Sampler(model).sample(prompts, SAMPLING, [seed + 1 for seed in seeds])
+    assert responses(other_seeds) != responses(together)
+
+
+def test_prefill_in_chunks_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompts = trimmed(tiny_llama), some_prompts()
+    seeds = range(len(prompts))
+    whole = Sampler(model).sample(prompts, SAMPLING, seeds)
+    monkeypatch.setattr(engine, "PREFILL_TOKENS", 12)  # less than the longest prompt
+    assert responses(Sampler(model).sample(prompts, SAMPLING, seeds)) == responses(whole)
+
+
+def test_compaction_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompts = trimmed(tiny_llama), some_prompts(LENGTHS * 2)
+    kept: list[int] = []
+    keep = engine.KeyValueStore.keep
+
+    def counted(store: engine.KeyValueStore, rows: torch.Tensor) -> None:
+        kept.append(len(rows))
+        keep(store, rows)
+
+    monkeypatch.setattr(engine.KeyValueStore, "keep", counted)
+    compacted = Sampler(model).sample(prompts, SAMPLING, range(len(prompts)))
+    assert len(kept) > 1
+    assert all(2 * after <= before for before, after in zip([len(prompts), *kept], kept, strict=False))
+    monkeypatch.setattr(engine._Group, "compact", lambda group, tokens: tokens)
+    assert responses(Sampler(model).sample(prompts, SAMPLING, range(len(prompts)))) == responses(compacted)
+
+
+def test_the_stop_token_ends_a_response_and_is_kept() -> None:
+    model, prompts = trimmed(tiny_llama), some_prompts([4, 4, 6])
+    free = Sampler(model).sample(prompts, Sampling(max_new=12), range(3))
+    for rollout in free:
+        assert not rollout.response.stopped
+        assert len(rollout.response.ids) == len(rollout.logprobs) == 12
+    stop = free[0].response.ids[5]
+    first = [ids.index(stop) + 1 if stop in ids else 12 for ids in responses(free)]
+    stopped = Sampler(model).sample(prompts, Sampling(max_new=12, stop_ids=(stop,)), range(3))
+    for before, after, length in zip(free, stopped, first, strict=True):
+        assert after.response.ids == before.response.ids[:length]
+        assert after.logprobs == pytest.approx(before.logprobs[:length], abs=1e-6)
+        assert after.response.stopped == (stop in before.response.ids)
+    assert first[0] <= 6
+
+
+def test_a_stop_token_drawn_at_the_limit_has_stopped_the_response() -> None:
+    model, prompts = trimmed(tiny_llama), some_prompts([4])
+    ids = Sampler(model).sample(prompts, Sampling(max_new=3), [0])[0].response.ids
+    last = Sampler(model).sample(prompts, Sampling(max_new=3, stop_ids=ids[2:]), [0])[0].response
+    assert last.ids == ids
+    assert last.stopped
+
+
+def test_first_tokens_have_the_frequencies_of_the_softmax() -> None:
+    model, draws = trimmed(tiny_llama, vocab_size=12, pad_token_id=None), 3000
+    prompt = (3, 5, 8)
+    rollouts = Sampler(model, batch=500).sample(
+        [prompt] * draws, Sampling(max_new=1, temperature=0.8), range(draws)
+    )
+    counts = torch.tensor([rollout.response.ids[0] for rollout in rollouts]).bincount(minlength=12)
+    theirs = tiny_llama(vocab_size=12, pad_token_id=None)
+    theirs.set_attn_implementation("eager")
+    with torch.no_grad():
+        logits = theirs(torch.tensor([prompt])).logits[0, -1].double()
+    expected = (logits / 0.8).softmax(-1) * draws
+    assert chisquare(counts.tolist(), expected.tolist()).pvalue > 0.01
+
+
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
+def test_bfloat16_is_near_float32(weights: torch.dtype) -> None:
+    model, prompts = trimmed(tiny_llama), some_prompts()
+    autocast = torch.bfloat16 if weights is torch.float32 else None
+    rollouts = Sampler(model.to(weights), autocast=autocast).sample(prompts, SAMPLING, range(len(prompts)))
+    row = pack([rollout.example for rollout in rollouts])
+    with torch.no_grad():
+        exact = response_logprobs(model.float(), row)
+    sampled = torch.tensor([value for rollout in rollouts for value in rollout.logprobs])
+    assert (sampled - exact).abs().max() < 0.1
+    assert (sampled - exact).abs().max() > 1e-5, "nothing was computed in bfloat16"
+
+
+def test_training_goes_on_after_sampling_inside_its_autocast() -> None:
+    model, prompts = trimmed(tiny_llama).train(), some_prompts()
+    model.lm_head.eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        rollouts = Sampler(model, autocast=torch.bfloat16).sample(prompts, SAMPLING, range(len(prompts)))
+        (-response_logprobs(model, pack([rollout.example for rollout in rollouts])).mean()).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert model.training and model.model.layers[0].training
+    assert not model.lm_head.training
+
+
+def test_the_callers_autocast_does_not_change_the_numbers() -> None:
+    model, prompts = trimmed(tiny_llama), some_prompts()
+    plain = Sampler(model).sample(prompts, SAMPLING, range(len(prompts)))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert Sampler(model).sample(prompts, SAMPLING, range(len(prompts))) == plain
+
+
+def test_dropout_is_off_while_sampling() -> None:
+    model, prompts = trimmed(tiny_gpt2), some_prompts()
+    evaluated = Sampler(model).sample(prompts, SAMPLING, range(len(prompts)))
+    assert Sampler(model.train()).sample(prompts, SAMPLING, range(len(prompts))) == evaluated
+    assert all(module.training for module in model.modules())
+
+
+def test_weights_are_read_anew_at_every_call() -> None:
+    model, prompts = trimmed(tiny_llama), some_prompts()
+    sampler = Sampler(model, autocast=torch.bfloat16)
+    before = sampler.sample(prompts, SAMPLING, range(len(prompts)))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(-1.5)
+    after = sampler.sample(prompts, SAMPLING, range(len(prompts)))
+    assert responses(after) != responses(before)
+    assert after == Sampler(model, autocast=torch.bfloat16).sample(prompts, SAMPLING, range(len(prompts)))
+
+
+def test_progress_counts_every_response_once() -> None:
+    ended: list[int] = []
+    prompts = some_prompts()
+    sampler = Sampler(trimmed(tiny_llama), batch=3, progress=ended.append)
+    sampler.sample(prompts, SAMPLING, range(len(prompts)))
+    assert sum(ended) == len(prompts)
+    assert min(ended) > 0
+    assert len(ended) > 3, "told as they end, not at the end of a group"
+
+
+def test_no_prompts_give_no_rollouts() -> None:
+    assert Sampler(trimmed(tiny_llama)).sample([], SAMPLING, []) == []
+
+
+def test_what_cannot_be_sampled_is_refused() -> None:
+    sampler = Sampler(trimmed(tiny_gpt2))
+    with pytest.raises(DataError, match="prompt 1"):
+        sampler.sample([(3,), ()], SAMPLING, [0, 1])
+    with pytest.raises(ValueError, match="1 seeds for 2 prompts"):
+        sampler.sample([(3,), (4,)], SAMPLING, [0])
+    with pytest.raises(ModelError, match=f"{CONTEXT} positions"):
+        sampler.sample([(3,), (4,) * (CONTEXT - 23)], SAMPLING, [0, 1])
+    with pytest.raises(ConfigError, match="batch"):
+        Sampler(trimmed(tiny_gpt2), batch=0)
+
+
+def test_a_prompt_and_response_may_fill_the_model_to_the_last_position() -> None:
+    (rollout,) = Sampler(trimmed(tiny_gpt2)).sample([(4,) * (CONTEXT - 4)], Sampling(max_new=4), [0])
+    assert len(rollout.response.ids) == 4
