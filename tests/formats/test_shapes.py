@@ -135,6 +135,8 @@ def test_a_missing_field_names_the_misspelled_one():
     )
     error = fault({"prompt": "p", "completions": "7"}, all_shapes("chat"))
     assert (error.field, error.fix) == ("completion", "rename `completions` to `completion`")
+    error = fault({"prompt": "p", "chosen": "7", "REJECTED": "9"}, all_shapes("chat"))
+    assert error.fix == "rename `REJECTED` to `rejected`"
     error = fault({"question": "p", "reply": "7"}, demonstration_shapes("chat"))
     assert error.found == "the fields question, reply"
 

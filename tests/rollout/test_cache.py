@@ -80,12 +80,12 @@ def test_decode_attends_to_each_rows_own_past_and_the_new_token() -> None:
 
 def test_keep_moves_rows_and_forgets_the_others() -> None:
     store, keys, values = filled_store([2, 5, 1])
-    store.keep(torch.tensor([2, 1]))
+    store.keep(torch.tensor([2, 0]))
     stored = store.layer(3, keys[0][None], values[0][None])
     assert store.rows == 2
     assert stored.keys.shape == (2, KEY_HEADS, 9, SIZE)
     assert torch.equal(stored.keys[0, :, :1], keys[2])
-    assert torch.equal(stored.values[1, :, :5], values[1])
+    assert torch.equal(stored.values[1, :, :2], values[0])
 
 
 def test_layers_are_kept_apart_and_in_the_stores_dtype() -> None:

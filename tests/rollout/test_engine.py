@@ -199,16 +199,23 @@ def test_dropout_is_off_while_sampling() -> None:
     assert all(module.training for module in model.modules())
 
 
-def test_weights_are_read_anew_at_every_call() -> None:
+def test_weights_are_read_anew_at_every_call_even_inside_one_autocast() -> None:
     model, prompts = trimmed(tiny_llama), some_prompts()
     sampler = Sampler(model, autocast=torch.bfloat16)
-    before = sampler.sample(prompts, SAMPLING, range(len(prompts)))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(-1.5)
-    after = sampler.sample(prompts, SAMPLING, range(len(prompts)))
+    with torch.autocast("cpu", torch.bfloat16):
+        before = sampler.sample(prompts, SAMPLING, range(len(prompts)))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(-1.5)
+        after = sampler.sample(prompts, SAMPLING, range(len(prompts)))
     assert responses(after) != responses(before)
     assert after == Sampler(model, autocast=torch.bfloat16).sample(prompts, SAMPLING, range(len(prompts)))
+
+
+def test_the_head_is_float32_under_autocast() -> None:
+    model, prompts = trimmed(tiny_llama, num_hidden_layers=0), some_prompts()
+    exact = Sampler(model).sample(prompts, SAMPLING, range(len(prompts)))
+    assert Sampler(model, autocast=torch.bfloat16).sample(prompts, SAMPLING, range(len(prompts))) == exact
 
 
 def test_progress_counts_every_response_once() -> None:

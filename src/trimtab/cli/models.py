@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 app = typer.Typer(help="Obtain the models that trimtab knows by name.", no_args_is_help=True)
 
@@ -40,7 +40,7 @@ def list_models() -> None:
     """
     from trimtab.model import bundles
 
-    table = Table("name", "licence", "about", "where")
+    table = Table(Column("name", no_wrap=True), "licence", "about", Column("where", overflow="fold"))
     for bundle in bundles.BUNDLES.values():
         folder = bundles.location(bundle.name)
         where = str(folder) if folder.is_dir() else f"trimtab models get {bundle.name}"

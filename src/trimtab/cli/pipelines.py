@@ -15,6 +15,8 @@ app = typer.Typer()
 
 CHECKOUT = Path(__file__).parents[3]
 DEMO = CHECKOUT / "configs" / "demo.yaml"
+DEMO_MODEL = "smollm2-135m-instruct"
+DEMO_DATA = CHECKOUT / "examples" / "hh-harmless"
 
 
 @app.command("run")
@@ -51,7 +53,7 @@ def demo(set_: Assignments = None, out: Out = None) -> None:
 
     Example: trimtab demo
     """
-    from trimtab.model import bundles, names
+    from trimtab.model import bundles
     from trimtab.runs import progress
 
     if not DEMO.exists():
@@ -60,10 +62,8 @@ def demo(set_: Assignments = None, out: Out = None) -> None:
             where=str(DEMO),
             fix="clone the repository and run `make demo` there",
         )
-    if not bundles.location(names.DEMO_MODEL).is_dir():
-        bundles.get(names.DEMO_MODEL, report=progress.say)
-    run_file(DEMO, [f"comparisons={DEMO_PAIRS}", f"held_out={DEMO_HELD_OUT}", *(set_ or [])], out)
+    if not bundles.location(DEMO_MODEL).is_dir():
+        bundles.get(DEMO_MODEL, report=progress.say)
+    data = [f"comparisons={DEMO_DATA / 'comparisons.jsonl.gz'}", f"held_out={DEMO_DATA / 'held-out.jsonl.gz'}"]
+    run_file(DEMO, [*data, *(set_ or [])], out)
 
-
-DEMO_PAIRS = CHECKOUT / "examples" / "hh-harmless" / "comparisons.jsonl.gz"
-DEMO_HELD_OUT = CHECKOUT / "examples" / "hh-harmless" / "held-out.jsonl.gz"

@@ -206,8 +206,9 @@ class Codec:
     def _refuse_control_tokens(self, texts: Iterable[str]) -> None:
         # A person's text that spells a control token would become one: it could close the turn
         # and speak in another role.
+        control = {str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special}
         for text in texts:
-            for token in self.tokenizer.all_special_tokens:
+            for token in control | set(self.tokenizer.all_special_tokens):
                 if token in text:
                     raise UnusableRow(f"the text holds the model's control token {token!r}")
 

@@ -125,8 +125,8 @@ class Sampler:
         """The engine's own autocast, whatever the caller's is.
 
         One context holds all steps, because autocast keeps the weights that it has cast until its
-        outermost context ends. Inside a caller's autocast they would outlive this one, and no
-        gradient would pass through weights that were cast here: hence the clearing.
+        outermost context ends. Inside a caller's autocast they would outlive this one, and be stale
+        after the next optimizer step: hence the clearing.
         """
         device = self._model.device.type
         try:

@@ -44,7 +44,9 @@ def draw(logits: Tensor, uniforms: Tensor, *, temperature: float, top_p: float) 
             fix="look at what came before: a learning rate that is too high, or overflow in half precision",
         )
     # Shifted before it is divided: nothing overflows, however small the temperature.
-    shifted = (logits - peak) / (temperature or 1.0)
+    shifted = logits - peak
+    if temperature > 0:
+        shifted /= temperature
     weights = shifted.exp()
     cumulative = _running_sums(weights)
     total = cumulative[:, -1:]
