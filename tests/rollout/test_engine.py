@@ -15,6 +15,7 @@ from trimtab.errors import ConfigError, DataError, ModelError
 from trimtab.model.policy import response_logprobs
 from trimtab.rollout import engine
 from trimtab.rollout.engine import Sampler
+from trimtab.rollout.sample import Drawn, draw
 from trimtab.rollout.types import Rollout, Sampling
 
 LENGTHS = [5, 1, 12, 7, 3, 9, 2, 30]
@@ -190,6 +191,18 @@ def test_the_callers_autocast_does_not_change_the_numbers() -> None:
     plain = Sampler(model).sample(prompts, SAMPLING, range(len(prompts)))
     with torch.autocast("cpu", torch.bfloat16):
         assert Sampler(model).sample(prompts, SAMPLING, range(len(prompts))) == plain
+
+
+def test_autograd_sees_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    tracked: list[bool] = []
+
+    def watched(logits: torch.Tensor, *arguments: torch.Tensor, **settings: float) -> Drawn:
+        tracked.append(logits.requires_grad)
+        return draw(logits, *arguments, **settings)
+
+    monkeypatch.setattr(engine, "draw", watched)
+    Sampler(trimmed(tiny_llama)).sample(some_prompts([4]), Sampling(max_new=3), [0])
+    assert tracked == [False] * 3
 
 
 def test_dropout_is_off_while_sampling() -> None:

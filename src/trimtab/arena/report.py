@@ -8,7 +8,6 @@ security policy runs no script but its own and loads nothing from anywhere.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from importlib.resources import files
 from itertools import groupby
@@ -21,6 +20,7 @@ from plotly.offline import get_plotlyjs
 from trimtab.arena.comparison import Comparison, Sample, limits, match_rows, summary_rows, to_json
 from trimtab.arena.cost import method_rows, stage_rows
 from trimtab.arena.figures import Picture, curve_pictures, frontier_picture, judge_picture, match_picture
+from trimtab.runs.files import write_text
 from trimtab.statistics.intervals import number
 
 
@@ -39,11 +39,11 @@ VISIBLE_SIGNS = _visible_signs()
 def write_report(path: Path, comparison: Comparison) -> Path:
     """Write the page to `path` and its data beside it, with the suffix .json; return `path`.
 
-    Both appear whole or not at all; a report of the same name is replaced.
+    Each appears whole or not at all; a report of the same name is replaced.
     """
     data = to_json(comparison)
-    _replace(path.with_suffix(".json"), data)
-    _replace(path, render(comparison, nonce=hashlib.sha256(data.encode()).hexdigest()))
+    write_text(path.with_suffix(".json"), data)
+    write_text(path, render(comparison, nonce=hashlib.sha256(data.encode()).hexdigest()))
     return path
 
 
@@ -98,13 +98,3 @@ def _sample_view(sample: Sample) -> Mapping[str, object]:
     if isinstance(sample.prompt, str):
         return {"turns": [("text to continue", sample.prompt)], "answers": sample.answers}
     return {"turns": [(turn.role, turn.content) for turn in sample.prompt], "answers": sample.answers}
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write beside `path`, then rename: a reader never sees half a file."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

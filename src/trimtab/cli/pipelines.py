@@ -30,7 +30,6 @@ def run_file(
     Example: trimtab run configs/own-data.yaml --set model=my/model --set comparisons=comparisons.jsonl
     """
     from trimtab.arena.comparison import read_comparison
-    from trimtab.cli.tables import print_comparison
     from trimtab.pipeline.run import StageFailed, run_pipeline
     from trimtab.pipeline.settings import PipelineSettings, plan
 
@@ -43,8 +42,8 @@ def run_file(
         raise typer.Exit(failed.exit_code) from None
     for stage in stages:
         if stage.kind == "compare":
-            print_comparison(read_comparison(stage.folder / "report.json"))
-            typer.echo(f"\n{stage.folder / 'report.html'}")
+            typer.echo(read_comparison(stage.folder / "report.json").headline)
+            typer.echo(stage.folder / "report.html")
 
 
 @app.command()

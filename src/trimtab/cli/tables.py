@@ -12,6 +12,9 @@ from rich.text import Text
 if TYPE_CHECKING:
     from trimtab.arena.comparison import Comparison
 
+_WIDTH_OF_FILES = 160
+"""Columns where the output is no terminal, so that rows stay whole."""
+
 
 def print_rows(rows: list[tuple[str, ...]], *, title: str = "") -> None:
     """A table whose first row is its head; cells are text and never markup."""
@@ -20,7 +23,8 @@ def print_rows(rows: list[tuple[str, ...]], *, title: str = "") -> None:
         table.add_column(name)
     for row in rows[1:]:
         table.add_row(*(Text(cell) for cell in row))
-    Console().print(table)
+    console = Console()
+    console.print(table, width=None if console.is_terminal else _WIDTH_OF_FILES)
 
 
 def print_comparison(comparison: Comparison) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from trimtab.data.tokens import Codec
 from trimtab.errors import ResourceError
+from trimtab.model.reading import without_progress_bars
 from trimtab.runs.files import new_folder
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ def save_model(model: PreTrainedModel, codec: Codec, folder: Path) -> None:
         used_cache = model.config.use_cache
         model.config.use_cache = True  # others generate with it; ours is switched off while training
         try:
-            model.save_pretrained(temporary)  # safetensors
+            with without_progress_bars():
+                model.save_pretrained(temporary)
         finally:
             model.config.use_cache = used_cache
         codec.tokenizer.save_pretrained(temporary)

@@ -17,6 +17,7 @@ import fcntl
 import json
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -209,11 +210,26 @@ def _surroundings() -> dict[str, Any]:
             continue
     return {
         "trimtab": __version__,
+        "commit": _commit(),
         "python": platform.python_version(),
         "packages": versions,
         "hardware": {"machine": platform.machine(), "processor": _processor(), "cores": os.cpu_count()},
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
+
+
+def _commit() -> str:
+    """The checkout's commit, `+` where files differ from it; empty for an installed package."""
+    checkout = Path(__file__).parents[3]
+    if not (checkout / ".git").exists():
+        return ""
+    git = ("git", "-C", str(checkout))
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
+        changed = subprocess.run([*git, "status", "--porcelain", "src"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
 def _processor() -> str:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from scipy.special import ndtri
 
+PERCENT = "\u00a0%"
+"""The sign with the space before it, which a line must not break."""
+
 
 @dataclass(frozen=True, slots=True)
 class Interval:
@@ -42,12 +45,13 @@ class Interval:
     def percent(self) -> str:
         """`58.0 % [51.8, 64.0]`, for rates."""
         estimate, low, high = (number(100 * rate, 1) for rate in (self.estimate, self.low, self.high))
-        return f"{estimate} % [{low}, {high}]"
+        return f"{estimate}{PERCENT} [{low}, {high}]"
 
     def percent_of(self, units: str) -> str:
         """`58.0 % of 250 pairs (95 % interval 51.8 to 64.0 %)`, for sentences."""
         estimate, low, high = (number(100 * rate, 1) for rate in (self.estimate, self.low, self.high))
-        return f"{estimate} % of {self.n} {units} ({100 * self.level:g} % interval {low} to {high} %)"
+        level = f"{100 * self.level:g}{PERCENT} interval"
+        return f"{estimate}{PERCENT} of {self.n} {units} ({level} {low} to {high}{PERCENT})"
 
 
 def number(value: float, digits: int) -> str:
