@@ -23,7 +23,11 @@ class Settings(BaseModel):
     """Base of all settings: frozen, nothing unknown, each field's docstring is its help."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, protected_namespaces=()
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
     )
 
 
@@ -48,14 +52,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
         tree = YAML(typ="safe", pure=True).load(text)
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise ConfigError("this is not YAML", where=f"{path}:{line}", found=str(error.problem or error)) from None
+        raise ConfigError(
+            "this is not YAML", where=f"{path}:{line}", found=str(error.problem or error)
+        ) from None
     except YAMLError as error:
         raise ConfigError("this is not YAML", where=str(path), found=str(error)) from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
         raise ConfigError(
-            "a config is a mapping of settings", where=str(path), found=type(tree).__name__, fix="write key: value"
+            "a config is a mapping of settings",
+            where=str(path),
+            found=type(tree).__name__,
+            fix="write key: value",
         )
     return tree
 
@@ -68,7 +77,9 @@ def override(tree: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, A
         keys = path.strip().split(".")
         if not equals or not all(keys):
             raise ConfigError(
-                "--set takes key=value", where=f"--set {assignment}", fix="for example --set optimizer.learning_rate=1e-5"
+                "--set takes key=value",
+                where=f"--set {assignment}",
+                fix="for example --set optimizer.learning_rate=1e-5",
             )
         try:
             value = YAML(typ="safe", pure=True).load(text)
@@ -88,7 +99,9 @@ def _put(tree: dict[str, Any], keys: list[str], value: Any, assignment: str) -> 
             tree[key] = {}
         tree = tree[key]
         if not isinstance(tree, dict):
-            raise ConfigError(f"{key} has no settings below it", where=f"--set {assignment}", found=repr(tree))
+            raise ConfigError(
+                f"{key} has no settings below it", where=f"--set {assignment}", found=repr(tree)
+            )
     tree[keys[-1]] = value
 
 
@@ -113,9 +126,13 @@ def _explained(kind: type[Settings], error: ValidationError, where: str) -> Conf
         known = _fields_at(kind, path[:-1])
         near = difflib.get_close_matches(path[-1], known, n=1)
         fix = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
-        return ConfigError("there is no such setting", where=place, found=f"{path[-1]} = {first['input']!r}", fix=fix)
+        return ConfigError(
+            "there is no such setting", where=place, found=f"{path[-1]} = {first['input']!r}", fix=fix
+        )
     if first["type"] == "missing":
-        return ConfigError("this setting is needed", where=place, fix=f"add {path[-1]}: ... or --set {'.'.join(path)}=...")
+        return ConfigError(
+            "this setting is needed", where=place, fix=f"add {path[-1]}: ... or --set {'.'.join(path)}=..."
+        )
     message = first["msg"].removeprefix("Value error, ")
     return ConfigError(message[0].lower() + message[1:], where=place, found=repr(first["input"]))
 

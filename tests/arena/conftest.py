@@ -33,7 +33,9 @@ def policy(name: str, judge: float, proxy: float, kl: float, tokens: float, stop
 def match(left: str, right: str, wins: int, ties: int, losses: int) -> Match:
     n = wins + ties + losses
     rate = (wins + ties / 2) / n
-    return Match(left=left, right=right, win_rate=interval(rate, 0.068, n), wins=wins, ties=ties, losses=losses)
+    return Match(
+        left=left, right=right, win_rate=interval(rate, 0.068, n), wins=wins, ties=ties, losses=losses
+    )
 
 
 def sample(index: int) -> Sample:
@@ -67,7 +69,12 @@ def curves() -> tuple[Curve, ...]:
     sft = [{"step": step, "loss": 1.6 + 1.4 * math.exp(-step / 12)} for step in range(60)]
     reward = [{"step": step, "loss": 0.7 - 0.002 * step, "accuracy": 0.5 + step / 400} for step in range(40)]
     ppo = [
-        {"step": step, "kl": 0.1 * step, "proxy_reward": 0.2 + 0.6 * math.sin(step / 30), "entropy": math.nan if step == 3 else 2.0}
+        {
+            "step": step,
+            "kl": 0.1 * step,
+            "proxy_reward": 0.2 + 0.6 * math.sin(step / 30),
+            "entropy": math.nan if step == 3 else 2.0,
+        }
         for step in range(48)
     ]
     dpo = [{"step": step, "loss": 0.693 - 0.0015 * step, "margin": 0.01 * step} for step in range(50)]

@@ -42,7 +42,13 @@ def write(path: Path, rows: list[dict[str, Any]]) -> str:
 
 
 def run_stage(kind: str, folder: Path, **settings: Any) -> list[dict[str, Any]]:
-    common = {"device": "cpu", "precision": "float32", "max_prompt": 64, "max_response": 12, "row_tokens": 512}
+    common = {
+        "device": "cpu",
+        "precision": "float32",
+        "max_prompt": 64,
+        "max_response": 12,
+        "row_tokens": 512,
+    }
     made: StageSettings = build(STAGES[kind], {**common, **settings})
     with open_run(folder, kind, made, resume=False) as run:
         TRAIN[kind](made, run)  # type: ignore[arg-type]
@@ -214,7 +220,9 @@ def test_saved_models_load_with_transformers_alone(sft_run: Path, reward_run: Pa
 
     tokenizer = AutoTokenizer.from_pretrained(sft_run / "model")
     chat = [{"role": "user", "content": "train 3 one"}]
-    ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    ids = tokenizer.apply_chat_template(
+        chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
     policy = AutoModelForCausalLM.from_pretrained(sft_run / "model")
     assert policy.config.use_cache is True
     written = policy.generate(**ids, max_new_tokens=4, do_sample=False)

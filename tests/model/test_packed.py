@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny import tiny_gpt2, tiny_llama, tiny_qwen2, tiny_qwen3
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tiny import tiny_gpt2, tiny_llama, tiny_qwen2, tiny_qwen3
 from trimtab.data.batches import pack
 from trimtab.data.tokens import Example, Response
 from trimtab.errors import ModelError

@@ -25,7 +25,7 @@ from trimtab.errors import ModelError
 from trimtab.judges import reward_model
 from trimtab.model.device import Numerics, choose
 from trimtab.model.policy import Policy, load_policy
-from trimtab.model.scalar import load_scorer
+from trimtab.model.scalar import Scorer, load_scorer
 from trimtab.records import Comparison as Pair
 from trimtab.records import Prompt
 from trimtab.rollout.answers import answer
@@ -102,16 +102,16 @@ def read_held_out(settings: CompareSettings, codec: Codec, limits: Limits) -> He
     reading = formats.read_comparisons(settings.held_out, dialogues=settings.dialogues)
     pairs = formats.usable(reading)
     different = {formats.prompt_key(row.record.prompt): row for row in reversed(pairs)}
-    rows = [formats.Row(row.record.prompt, row.file, row.line) for row in pairs if different[_key(row)] is row]
+    rows = [
+        formats.Row(row.record.prompt, row.file, row.line) for row in pairs if different[_key(row)] is row
+    ]
     encoded = encode_prompts(codec, rows[: settings.prompts], limits)
     kept = set(encoded.wheres)
     prompts = [row.record for row in rows[: settings.prompts] if row.where in kept]
     return HeldOut(pairs, prompts, encoded.examples, codec)
 
 
-def play(
-    name: str, source: str, reference: Policy, held_out: HeldOut, settings: CompareSettings
-) -> Played:
+def play(name: str, source: str, reference: Policy, held_out: HeldOut, settings: CompareSettings) -> Played:
     """Let one policy answer, and measure its KL from the reference on fresh samples."""
     same = source == settings.reference
     policy = reference if same else load_policy(source, reference.numerics, bytes_per_parameter=FROZEN_BYTES)
@@ -140,7 +140,9 @@ def score_by_judge(
     judge = load_scorer(settings.judge, numerics, bytes_per_parameter=FROZEN_BYTES)
     encoded = encode_comparisons(judge.codec, held_out.pairs, limits)
     run.leave_out(encoded.left_out)
-    pairs = reward_model.score(judge, encoded.examples, row_tokens=settings.row_tokens, name="judge: held-out pairs")
+    pairs = reward_model.score(
+        judge, encoded.examples, row_tokens=settings.row_tokens, name="judge: held-out pairs"
+    )
     lengths = _reply_lengths(held_out, encoded)
     quality = JudgeQuality(
         name=Path(settings.judge).name,
@@ -186,7 +188,12 @@ def policy_result(one: Played, scores: Scores, settings: CompareSettings) -> Pol
 
 
 def _score(
-    scorer: reward_model.Scorer, one: Played, held_out: HeldOut, settings: CompareSettings, limits: Limits, role: str
+    scorer: Scorer,
+    one: Played,
+    held_out: HeldOut,
+    settings: CompareSettings,
+    limits: Limits,
+    role: str,
 ) -> list[float]:
     examples = reward_model.as_read_by(scorer, held_out.codec, one.rollouts, held_out.prompts, limits)
     rows = reward_model.score(scorer, examples, row_tokens=settings.row_tokens, name=f"{role}: {one.policy}")
@@ -205,9 +212,7 @@ def _require_same_tokens(policy: Policy, held_out: HeldOut, source: str) -> None
 def _reply_lengths(held_out: HeldOut, encoded: Encoded) -> list[tuple[int, int]]:
     """Characters of chosen and rejected reply of the pairs that the judge was tested on."""
     kept = set(encoded.wheres)
-    return [
-        (len(row.record.chosen), len(row.record.rejected)) for row in held_out.pairs if row.where in kept
-    ]
+    return [(len(row.record.chosen), len(row.record.rejected)) for row in held_out.pairs if row.where in kept]
 
 
 def _key(row: formats.Row[Pair]) -> str:
@@ -291,8 +296,11 @@ def _facts(settings: CompareSettings, run: Run) -> list[Fact]:
             Fact(group=f"run {stage}", name=name, value=str(made.get(name, "")))
             for name in ("device", "seed", "started", "finished")
         ]
-    facts += [Fact(group="versions", name=name, value=version) for name, version in run.facts["packages"].items()]
+    facts += [
+        Fact(group="versions", name=name, value=version) for name, version in run.facts["packages"].items()
+    ]
     hardware = run.facts["hardware"]
-    facts.append(Fact(group="versions", name="hardware", value=f"{hardware['processor']}, {hardware['cores']} cores"))
+    facts.append(
+        Fact(group="versions", name="hardware", value=f"{hardware['processor']}, {hardware['cores']} cores")
+    )
     return facts
-

@@ -181,7 +181,9 @@ def limits(comparison: Comparison) -> tuple[str, ...]:
         "KL is estimated from samples, so a policy close to its reference can come out slightly below 0.",
     ]
     if any(policy.proxy_reward for policy in comparison.policies):
-        said.append("The proxy is the reward model that PPO was trained on: a high proxy reward alone is no merit.")
+        said.append(
+            "The proxy is the reward model that PPO was trained on: a high proxy reward alone is no merit."
+        )
     if len(comparison.matches) > 1:
         said.append(
             f"{len(comparison.matches)} win rates are shown and each interval stands alone: the chance "
@@ -215,7 +217,10 @@ def read_comparison(path: Path) -> Comparison:
         return from_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(
-            "there is no report here", where=str(path), found=str(error.strerror), fix="run trimtab compare first"
+            "there is no report here",
+            where=str(path),
+            found=str(error.strerror),
+            fix="run trimtab compare first",
         ) from error
     except (ValidationError, UnicodeDecodeError) as error:
         raise DataError(

@@ -87,13 +87,30 @@ def method_costs(stages: Iterable[StageCost]) -> tuple[MethodCost, ...]:
 
 def stage_rows(stages: Iterable[StageCost]) -> list[tuple[str, ...]]:
     """The stages as a table of text, its head first."""
-    head = ("stage", "run", "wall time", "CPU time", "peak memory", "tokens trained", "tokens generated", "device")
+    head = (
+        "stage",
+        "run",
+        "wall time",
+        "CPU time",
+        "peak memory",
+        "tokens trained",
+        "tokens generated",
+        "device",
+    )
     return [head, *((cost.stage, cost.run, *_amounts(cost), cost.device) for cost in stages)]
 
 
 def method_rows(stages: Iterable[StageCost]) -> list[tuple[str, ...]]:
     """The methods' sums as a table of text, its head first."""
-    head = ("method", "charged with", "wall time", "CPU time", "peak memory", "tokens trained", "tokens generated")
+    head = (
+        "method",
+        "charged with",
+        "wall time",
+        "CPU time",
+        "peak memory",
+        "tokens trained",
+        "tokens generated",
+    )
     return [
         head,
         *(

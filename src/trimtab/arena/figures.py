@@ -18,7 +18,13 @@ from trimtab.statistics.intervals import Interval, number
 
 Figure = dict[str, Any]
 
-METHOD_COLOURS = {"sft": "#7d8791", "ppo": "#cf7a1f", "dpo": "#3f83cc", "reward": "#a06bc4", "judge": "#a06bc4"}
+METHOD_COLOURS = {
+    "sft": "#7d8791",
+    "ppo": "#cf7a1f",
+    "dpo": "#3f83cc",
+    "reward": "#a06bc4",
+    "judge": "#a06bc4",
+}
 METHOD_SYMBOLS = {"sft": "circle", "ppo": "square", "dpo": "diamond"}
 OTHER_COLOUR = "#3c9a78"
 
@@ -64,7 +70,9 @@ def frontier_picture(comparison: Comparison, reward: Literal["judge", "proxy"]) 
         value = policy.judge_reward if reward == "judge" else policy.proxy_reward
         if value is not None:
             points.append((policy, value))
-    said = "; ".join(f"{policy.name}: reward {y.text()} at KL {policy.kl.text()} nats" for policy, y in points)
+    said = "; ".join(
+        f"{policy.name}: reward {y.text()} at KL {policy.kl.text()} nats" for policy, y in points
+    )
     return Picture(
         key=f"frontier-{reward}",
         title=title,
@@ -88,7 +96,8 @@ def curve_pictures(curves: Iterable[Curve]) -> list[tuple[str, list[Picture]]]:
     known = [curve for curve in curves if any(value is not None for _, value in curve.points)]
     drawn = [(curve.stage, _curve_picture(curve, f"curve-{index}")) for index, curve in enumerate(known)]
     return [
-        (stage, [picture for _, picture in group]) for stage, group in groupby(drawn, key=lambda pair: pair[0])
+        (stage, [picture for _, picture in group])
+        for stage, group in groupby(drawn, key=lambda pair: pair[0])
     ]
 
 

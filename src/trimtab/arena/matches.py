@@ -74,7 +74,9 @@ def judge_comparisons(
     for row in rows:
         try:
             pair = [
-                reward_model.encode_answer(scorer.codec, reward_model.Answer(row.record.prompt, text, True), LIMITS)
+                reward_model.encode_answer(
+                    scorer.codec, reward_model.Answer(row.record.prompt, text, True), LIMITS
+                )
                 for text in (row.record.a, row.record.b)
             ]
         except UnusableRow as error:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 
 from trimtab.data.batches import micro_batches, pack
-from trimtab.data.tokens import Example
 from trimtab.model.policy import Policy, response_kl
 from trimtab.rollout.types import Rollout
 from trimtab.runs import progress
@@ -55,4 +54,3 @@ def divergence(
                 nats[index] = value
             bar.advance(len(group))
     return nats
-

@@ -93,7 +93,9 @@ class JudgeQuality:
         """Its accuracy beside the rule's, for the line under the headline."""
         pairs = f"{self.accuracy.n} held-out pairs"
         rule = f"“the shorter reply wins” scores {self.shorter_wins.percent()} on the same rows"
-        doubt = "" if self.accuracy.low > self.shorter_wins.estimate else ", so it is not clearly above that rule"
+        doubt = (
+            "" if self.accuracy.low > self.shorter_wins.estimate else ", so it is not clearly above that rule"
+        )
         return f"This judge agrees with people on {self.accuracy.percent()} of {pairs}; {rule}{doubt}."
 
 

@@ -24,7 +24,9 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 @app.command()
 def generate(
     model: Annotated[str, typer.Argument(help="A run, a folder, a hub id, a .gguf file or a known name.")],
-    prompt: Annotated[str | None, typer.Option(help="What to ask; without it, read from standard input.")] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="What to ask; without it, read from standard input.")
+    ] = None,
     max_new: MaxNew = 128,
     temperature: Temperature = 0.7,
     top_p: TopP = 0.95,
@@ -38,7 +40,9 @@ def generate(
     """
     text = sys.stdin.read().strip() if prompt is None else prompt
     if not text:
-        raise ConfigError("there is no prompt", where="--prompt", fix='--prompt "..." or text on standard input')
+        raise ConfigError(
+            "there is no prompt", where="--prompt", fix='--prompt "..." or text on standard input'
+        )
     from trimtab.arena.matches import answer_texts
     from trimtab.records import Message
     from trimtab.rollout.types import Sampling
@@ -53,7 +57,9 @@ def generate(
 def play(
     left: Annotated[str, typer.Argument(help="The model that writes response a.")],
     right: Annotated[str, typer.Argument(help="The model that writes response b; may be the same one.")],
-    prompts: Annotated[str, typer.Option(help="Prompts, demonstrations or comparisons: a file or hub data set.")],
+    prompts: Annotated[
+        str, typer.Option(help="Prompts, demonstrations or comparisons: a file or hub data set.")
+    ],
     out: Annotated[Path, typer.Option(help="The comparisons to write (JSONL).")],
     count: Annotated[int | None, typer.Option(min=1, help="Only the first so many prompts.")] = None,
     max_new: MaxNew = 128,

@@ -17,7 +17,16 @@ from trimtab.cli.tables import print_rows
 
 app = typer.Typer()
 
-_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "datasets", "pyarrow", "pydantic", "plotly")
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "datasets",
+    "pyarrow",
+    "pydantic",
+    "plotly",
+)
 
 
 @app.command()

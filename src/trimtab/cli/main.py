@@ -37,7 +37,9 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _options(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version."
+    ),
 ) -> None:
     """Options before the command."""
 
@@ -59,7 +61,9 @@ def main() -> None:
         if not _is_out_of_memory(error):
             raise
         full = ResourceError(
-            "out of memory", found=str(error).splitlines()[0][:200], fix="lower row_tokens, or use a smaller model"
+            "out of memory",
+            found=str(error).splitlines()[0][:200],
+            fix="lower row_tokens, or use a smaller model",
         )
         _leave(str(full), 1)
 

@@ -63,6 +63,8 @@ def demo(set_: Assignments = None, out: Out = None) -> None:
         )
     if not bundles.location(DEMO_MODEL).is_dir():
         bundles.get(DEMO_MODEL, report=progress.say)
-    data = [f"comparisons={DEMO_DATA / 'comparisons.jsonl.gz'}", f"held_out={DEMO_DATA / 'held-out.jsonl.gz'}"]
+    data = [
+        f"comparisons={DEMO_DATA / 'comparisons.jsonl.gz'}",
+        f"held_out={DEMO_DATA / 'held-out.jsonl.gz'}",
+    ]
     run_file(DEMO, [*data, *(set_ or [])], out)
-

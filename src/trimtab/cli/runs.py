@@ -76,7 +76,7 @@ def _state(folder: Path) -> str:
 
 def _first_and_last(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     names = dict.fromkeys(name for row in rows for name in row if name not in ("step", "time"))
-    table = []
+    table: list[tuple[str, ...]] = []
     for name in names:
         values = [row[name] for row in rows if isinstance(row.get(name), int | float)]
         if values:

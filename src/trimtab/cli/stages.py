@@ -30,7 +30,9 @@ def sft(config: ConfigFile = None, set_: Assignments = None, out: Out = None, re
 
 
 @app.command()
-def reward(config: ConfigFile = None, set_: Assignments = None, out: Out = None, resume: Resume = False) -> None:
+def reward(
+    config: ConfigFile = None, set_: Assignments = None, out: Out = None, resume: Resume = False
+) -> None:
     """Train a Bradley-Terry reward model on comparisons.
 
     Example: trimtab reward --set model=runs/sft --set data=comparisons.jsonl --out runs/reward
@@ -75,7 +77,9 @@ def ppo(config: ConfigFile = None, set_: Assignments = None, out: Out = None, re
 
 
 @app.command()
-def compare(config: ConfigFile = None, set_: Assignments = None, out: Out = None, resume: Resume = False) -> None:
+def compare(
+    config: ConfigFile = None, set_: Assignments = None, out: Out = None, resume: Resume = False
+) -> None:
     """Let policies answer the same held-out prompts, judge the answers, and write a report.
 
     Example: trimtab compare --set policies.ppo=runs/ppo --set policies.dpo=runs/dpo --set reference=runs/sft

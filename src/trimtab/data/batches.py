@@ -72,7 +72,9 @@ def pack(examples: Sequence[Example]) -> PackedRow:
     for example in examples:
         start, prompt = len(ids), len(example.prompt)
         if not prompt:
-            raise ValueError("an example needs at least one prompt token: it predicts the first response token")
+            raise ValueError(
+                "an example needs at least one prompt token: it predicts the first response token"
+            )
         ids += example.prompt
         positions += range(prompt)
         for response in example.responses:
@@ -105,7 +107,9 @@ def micro_batches(examples: Sequence[Example], token_budget: int) -> list[list[i
     than the budget has a group to itself. Every example is in exactly one group.
     """
     if token_budget < 1:
-        raise ConfigError("a row needs room for at least one token", where="row_tokens", found=str(token_budget))
+        raise ConfigError(
+            "a row needs room for at least one token", where="row_tokens", found=str(token_budget)
+        )
     groups: list[list[int]] = []
     room: list[int] = []
     for index in sorted(range(len(examples)), key=lambda i: (-examples[i].tokens, i)):
@@ -132,4 +136,3 @@ def shuffled_batches(count: int, size: int, *, epochs: int, seed: int) -> Iterat
         order = torch.randperm(count, generator=generator).tolist()
         for first in range(0, count, size):
             yield order[first : first + size]
-

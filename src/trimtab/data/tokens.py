@@ -58,7 +58,9 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("prompt", "response"):
             if getattr(self, name) < 1:
-                raise ConfigError("a limit is at least one token", where=f"max_{name}", found=str(getattr(self, name)))
+                raise ConfigError(
+                    "a limit is at least one token", where=f"max_{name}", found=str(getattr(self, name))
+                )
 
 
 class UnusableRow(Exception):
@@ -110,7 +112,11 @@ class Codec:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of vocabulary, template and stop token: equal fingerprints give equal ids."""
-        parts = [repr(sorted(self.tokenizer.get_vocab().items())), str(self.tokenizer.chat_template), str(self.stop_id)]
+        parts = [
+            repr(sorted(self.tokenizer.get_vocab().items())),
+            str(self.tokenizer.chat_template),
+            str(self.stop_id),
+        ]
         return hashlib.sha256("\x00".join(parts).encode()).hexdigest()
 
     @property
@@ -157,7 +163,9 @@ class Codec:
         Raises:
             UnusableRow: the last turn alone is too long, or the text holds control tokens.
         """
-        self._refuse_control_tokens([prompt] if isinstance(prompt, str) else [turn.content for turn in prompt])
+        self._refuse_control_tokens(
+            [prompt] if isinstance(prompt, str) else [turn.content for turn in prompt]
+        )
         ids = self._ids(self.prompt_text(prompt), special=isinstance(prompt, str))
         if len(ids) <= limit:
             return ids, False
@@ -194,7 +202,9 @@ class Codec:
         turns = [{"role": turn.role, "content": turn.content} for turn in messages]
         try:
             return str(
-                self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt)
+                self.tokenizer.apply_chat_template(
+                    turns, tokenize=False, add_generation_prompt=add_generation_prompt
+                )
             )
         except Exception as error:  # templates are programs and raise what they like
             raise UnusableRow(f"the chat template refuses it: {error}") from error
@@ -274,7 +284,9 @@ def _encode(
         raise DataError(
             "no row can be used",
             where=encoded.left_out[0][0] if encoded.left_out else "",
-            found=f"{len(encoded.left_out)} rows; most often: {reasons[0][0]}" if reasons else "no rows at all",
+            found=f"{len(encoded.left_out)} rows; most often: {reasons[0][0]}"
+            if reasons
+            else "no rows at all",
             fix="look at the data with `trimtab data check`, or raise max_prompt",
         )
     return encoded

@@ -26,7 +26,9 @@ class Answer:
 
 
 @torch.no_grad()
-def score(scorer: Scorer, examples: Sequence[Example], *, row_tokens: int, name: str) -> list[tuple[float, ...]]:
+def score(
+    scorer: Scorer, examples: Sequence[Example], *, row_tokens: int, name: str
+) -> list[tuple[float, ...]]:
     """The reward of every response of every example, in order."""
     scores: list[tuple[float, ...]] = [()] * len(examples)
     with progress.bar(name, len(examples), unit="examples") as bar:

@@ -45,7 +45,9 @@ def load_policy(source: str, numerics: Numerics, *, bytes_per_parameter: int) ->
     """
     needed = load.parameter_count(source) * bytes_per_parameter
     require_memory(numerics.device, needed, source)
-    return Policy(load.load_causal(source, device=numerics.device), load.load_tokenizer(source), numerics, source)
+    return Policy(
+        load.load_causal(source, device=numerics.device), load.load_tokenizer(source), numerics, source
+    )
 
 
 def backbone(model: PreTrainedModel) -> nn.Module:

@@ -106,7 +106,16 @@ def run_stage(stage: Planned, folder: Path) -> None:
     config = folder / "stages" / f"{stage.name}.yaml"
     config.parent.mkdir(parents=True, exist_ok=True)
     write_text(config, dump_yaml(stage.settings))
-    command = [sys.executable, "-m", "trimtab", stage.kind, str(config), "--out", str(stage.folder), "--resume"]
+    command = [
+        sys.executable,
+        "-m",
+        "trimtab",
+        stage.kind,
+        str(config),
+        "--out",
+        str(stage.folder),
+        "--resume",
+    ]
     process = subprocess.Popen(command)
 
     def pass_on(number: int, frame: object) -> None:
@@ -122,7 +131,9 @@ def run_stage(stage: Planned, folder: Path) -> None:
             signal.signal(number, handler)
     if code == Interrupted.EXIT_CODE:
         raise Interrupted(
-            "interrupted; what was done is saved", where=str(folder), fix="run the same command again to go on"
+            "interrupted; what was done is saved",
+            where=str(folder),
+            fix="run the same command again to go on",
         )
     if code:
         raise StageFailed(stage.name, code)

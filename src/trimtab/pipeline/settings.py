@@ -125,7 +125,9 @@ def _splits(pipeline: PipelineSettings, folder: Path) -> dict[str, str]:
     return {name: str(split_path(folder, name)) for name in split_names(pipeline)}
 
 
-def _with_paths(tree: Mapping[str, Any], runs: Mapping[str, str], splits: Mapping[str, str]) -> dict[str, Any]:
+def _with_paths(
+    tree: Mapping[str, Any], runs: Mapping[str, str], splits: Mapping[str, str]
+) -> dict[str, Any]:
     result = dict(tree)
     for key in _SPLIT_FIELDS:
         if key in result:

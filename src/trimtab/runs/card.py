@@ -52,7 +52,11 @@ def _sources(facts: Mapping[str, Any]) -> list[tuple[str, ...]]:
         for role, parent in facts.get("parents", {}).items()
     ]
     data = [
-        (name, f"{facts[name]['source']} ({facts[name]['examples']} examples)", str(facts[name]["sha256"])[:16])
+        (
+            name,
+            f"{facts[name]['source']} ({facts[name]['examples']} examples)",
+            str(facts[name]["sha256"])[:16],
+        )
         for name in ("data", "dev")
         if name in facts
     ]
@@ -90,7 +94,9 @@ def _cost(facts: Mapping[str, Any]) -> str:
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for key, value in tree.items():
-        rows += _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(prefix + key, str(value))]
+        rows += (
+            _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(prefix + key, str(value))]
+        )
     return rows
 
 

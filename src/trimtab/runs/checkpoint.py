@@ -41,7 +41,9 @@ class Checkpoint:
         """One group of tensors."""
         path = self.folder / f"{group}.safetensors"
         if not path.exists():
-            raise RunError("the checkpoint lacks a part", where=str(path), fix="delete this checkpoint folder")
+            raise RunError(
+                "the checkpoint lacks a part", where=str(path), fix="delete this checkpoint folder"
+            )
         from safetensors.torch import load_file  # brings torch, which most commands do without
 
         return load_file(path)

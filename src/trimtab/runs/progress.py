@@ -60,8 +60,14 @@ class Bar:
             self._progress.update(self._task, completed=self._done, note=note)
         elif self._is_time_for_a_line():
             self._last_line = time.monotonic()
-            left = (self._total - self._done) * (time.monotonic() - self._started) / max(self._done - self._first, 1)
-            say(f"  {self._name}: {self._done}/{self._total} {self._unit}, {left:.0f} s left  {note}".rstrip())
+            left = (
+                (self._total - self._done)
+                * (time.monotonic() - self._started)
+                / max(self._done - self._first, 1)
+            )
+            say(
+                f"  {self._name}: {self._done}/{self._total} {self._unit}, {left:.0f} s left  {note}".rstrip()
+            )
 
     def remove(self) -> None:
         """Take the bar off the screen."""

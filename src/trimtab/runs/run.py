@@ -1,14 +1,14 @@
 """A run: one folder on disk holding all that a stage used and made.
 
-    NAME/config.yaml      every setting as used
-         run.json         stage, versions, hardware, seeds, hashes of data and parents, cost
-         metrics.jsonl    one object a step, flushed as written
-         samples.jsonl    what the model said at each evaluation
-         left_out.jsonl   rows that could be read but not used, with the reason
-         checkpoints/     while the run is under way
-         model/           the result
-         README.md        the model card
-         DONE             written last
+NAME/config.yaml      every setting as used
+     run.json         stage, versions, hardware, seeds, hashes of data and parents, cost
+     metrics.jsonl    one object a step, flushed as written
+     samples.jsonl    what the model said at each evaluation
+     left_out.jsonl   rows that could be read but not used, with the reason
+     checkpoints/     while the run is under way
+     model/           the result
+     README.md        the model card
+     DONE             written last
 """
 
 from __future__ import annotations
@@ -115,7 +115,9 @@ def open_run(folder: Path, stage: str, settings: Settings, *, resume: bool) -> R
     lock = _locked(folder)
     found = checkpoint.latest(folder) if (folder / "config.yaml").exists() else None
     if (folder / "DONE").exists():
-        raise RunError("this run is finished", where=str(folder), fix="choose another --out, or delete the folder")
+        raise RunError(
+            "this run is finished", where=str(folder), fix="choose another --out, or delete the folder"
+        )
     if (folder / "config.yaml").exists():
         _require_same(folder / "config.yaml", settings)
     _cut_back(folder, found.step if found else 0)
@@ -139,19 +141,23 @@ def read_facts(folder: Path) -> dict[str, Any]:
     """The content of run.json."""
     path = folder / "run.json"
     if not path.exists():
-        raise RunError("this is not a run folder", where=str(folder), found="no run.json", fix="name a run's folder")
+        raise RunError(
+            "this is not a run folder", where=str(folder), found="no run.json", fix="name a run's folder"
+        )
     facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return facts
 
 
 def _refuse_existing(folder: Path) -> None:
     if is_done(folder):
-        raise RunError("this run is finished", where=str(folder), fix="choose another --out, or delete the folder")
+        raise RunError(
+            "this run is finished", where=str(folder), fix="choose another --out, or delete the folder"
+        )
     if (folder / "config.yaml").exists():
-        raise RunError("this run was interrupted", where=str(folder), fix="add --resume, or choose another --out")
-    raise RunError(
-        "the folder is not empty and holds no run", where=str(folder), fix="choose another --out"
-    )
+        raise RunError(
+            "this run was interrupted", where=str(folder), fix="add --resume, or choose another --out"
+        )
+    raise RunError("the folder is not empty and holds no run", where=str(folder), fix="choose another --out")
 
 
 def _locked(folder: Path) -> IO[str]:
@@ -161,7 +167,9 @@ def _locked(folder: Path) -> IO[str]:
     except OSError:
         lock.close()
         raise RunError(
-            "another process is working on this run", where=str(folder), fix="wait for it, or choose another --out"
+            "another process is working on this run",
+            where=str(folder),
+            fix="wait for it, or choose another --out",
         ) from None
     return lock
 
@@ -169,7 +177,9 @@ def _locked(folder: Path) -> IO[str]:
 def _require_same(path: Path, settings: Settings) -> None:
     now = settings.model_dump(mode="json")
     changed = [
-        line for line in differences(read_yaml(path), now) if line.split(":")[0].split(".")[-1] not in _FREE_TO_CHANGE
+        line
+        for line in differences(read_yaml(path), now)
+        if line.split(":")[0].split(".")[-1] not in _FREE_TO_CHANGE
     ]
     if changed:
         raise RunError(
@@ -225,8 +235,12 @@ def _commit() -> str:
         return ""
     git = ("git", "-C", str(checkout))
     try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
-        changed = subprocess.run([*git, "status", "--porcelain", "src"], capture_output=True, text=True, timeout=10)
+        head = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        )
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "src"], capture_output=True, text=True, timeout=10
+        )
     except (OSError, subprocess.SubprocessError):
         return ""
     return head.stdout.strip() + ("+" if changed.stdout.strip() else "")

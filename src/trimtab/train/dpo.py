@@ -64,7 +64,7 @@ def learn(
         with policy.numerics.autocast():
             logprobs = pair_logprobs(policy, row)
         pairs = dpo_loss(logprobs, _as_pairs(reference[group], logprobs.chosen), beta=settings.beta)
-        (pairs.loss.sum() / len(batch)).backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(pairs.loss.sum() / len(batch))
         for name, value in _summary(pairs, settings.beta).items():
             sums[name] += float(value.sum())
     return {**{name: value / len(batch) for name, value in sums.items()}, **learner.step()}

@@ -78,9 +78,13 @@ def _account(source: str, sha256: str, encoded: Encoded, unusable: int) -> dict[
 
 def _tell(name: str, account: dict[str, Any]) -> None:
     cut = ", ".join(
-        f"{account[key]:,} {key}" for key in ("left out", "prompts shortened", "responses cut") if account.get(key)
+        f"{account[key]:,} {key}"
+        for key in ("left out", "prompts shortened", "responses cut")
+        if account.get(key)
     )
-    line = f"  {name}: {account['examples']:,} examples, {account['tokens']:,} tokens from {account['source']}"
+    line = (
+        f"  {name}: {account['examples']:,} examples, {account['tokens']:,} tokens from {account['source']}"
+    )
     progress.say(line + (f" ({cut})" if cut else ""))
 
 

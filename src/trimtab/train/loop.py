@@ -226,7 +226,9 @@ def total_steps(count: int, settings: EpochSettings) -> int:
     return settings.epochs * -(-count // settings.batch)
 
 
-def rows(examples: Sequence[Example], row_tokens: int, device: torch.device) -> Iterator[tuple[list[int], PackedRow]]:
+def rows(
+    examples: Sequence[Example], row_tokens: int, device: torch.device
+) -> Iterator[tuple[list[int], PackedRow]]:
     """The examples as packed rows, with the indices of those in each row."""
     for group in micro_batches(examples, row_tokens):
         yield group, pack([examples[index] for index in group]).to(device)
@@ -266,7 +268,7 @@ def over_rows(
         for group, row in rows(examples, row_tokens, numerics.device):
             with numerics.autocast():
                 values = compute(row).cpu()
-            parts = values.split([values_in(examples[index]) for index in group])
+            parts = torch.split(values, [values_in(examples[index]) for index in group])
             for index, part in zip(group, parts, strict=True):
                 results[index] = part.clone()
             bar.advance(len(group))

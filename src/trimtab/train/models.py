@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from trimtab.model import policy, scalar
-from trimtab.model.device import Numerics, choose, require_memory
+from trimtab.model.device import Numerics, choose, require_memory, reuse_freed_memory
 from trimtab.model.load import parameter_count
 from trimtab.model.names import resolve
 from trimtab.model.policy import Policy
@@ -24,6 +24,7 @@ from trimtab.train.settings import PPOSettings, StageSettings
 
 def numerics_of(settings: StageSettings, run: Run) -> Numerics:
     """Device and arithmetic, printed and kept in run.json."""
+    reuse_freed_memory()
     numerics = choose(settings.device, settings.precision)
     progress.say(f"  computing on {numerics.name}, {torch.get_num_threads()} threads")
     run.describe(device=numerics.name, threads=torch.get_num_threads(), seed=settings.seed)
@@ -43,7 +44,9 @@ def load_policy(settings: StageSettings, run: Run, *, copies: int) -> Policy:
 def new_scorer(settings: StageSettings, run: Run, generator: torch.Generator, *, copies: int) -> Scorer:
     """The model that the stage begins from, with a fresh scalar head."""
     describe_parent(run, "model", settings.model)
-    return scalar.new_scorer(settings.model, numerics_of(settings, run), generator, bytes_per_parameter=copies)
+    return scalar.new_scorer(
+        settings.model, numerics_of(settings, run), generator, bytes_per_parameter=copies
+    )
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ Dimensions: R = responses of an update, L = longest of them, N = response tokens
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from trimtab.data.batches import PackedRow
 from trimtab.data.tokens import Example
 from trimtab.losses.advantages import gae, standardize, token_rewards
 from trimtab.losses.kl import AdaptiveKL, k1
@@ -27,6 +29,7 @@ from trimtab.model.scalar import Scorer
 from trimtab.rollout.answers import answer
 from trimtab.rollout.types import Rollout, Sampling
 from trimtab.runs import progress
+from trimtab.runs.checkpoint import TensorGroups
 from trimtab.runs.run import Run
 from trimtab.statistics.bootstrap import bootstrap_mean
 from trimtab.statistics.intervals import wilson
@@ -56,7 +59,7 @@ class Learners:
     policy: loop.Learner
     value: loop.Learner
 
-    def tensors(self) -> dict[str, object]:
+    def tensors(self) -> TensorGroups:
         """Both, as groups for a checkpoint."""
         return {**self.policy.tensors("policy"), **self.value.tensors("value")}
 
@@ -141,43 +144,69 @@ def learn_minibatch(
     models: PPOModels, learners: Learners, experience: Experience, chosen: Sequence[int], settings: PPOSettings
 ) -> dict[str, float]:
     """One optimizer step of policy and value on some of the responses, by the mean over their tokens."""
-    device = models.policy.numerics.device
     tokens = sum(len(experience.old_logprobs[index]) for index in chosen)
-    sums = dict.fromkeys(("policy_loss", "value_loss", "clip_fraction", "value_clip_fraction", "approximate_kl"), 0.0)
+    sums: dict[str, float] = defaultdict(float)
     ratio_error = 0.0
+    device = models.policy.numerics.device
     for group, row in loop.rows([experience.examples[index] for index in chosen], settings.row_tokens, device):
         indices = [chosen[place] for place in group]
-        old_logprobs = _gathered(experience.old_logprobs, indices, device)
-        with models.policy.numerics.autocast():
-            logprobs = response_logprobs(models.policy.model, row, temperature=settings.temperature)
-            values = scalar.values(models.value.model, row)
-        policy_part = policy_loss(
-            logprobs, old_logprobs, _gathered(experience.advantages, indices, device), clip=settings.clip
-        )
-        value_part = value_loss(
-            values,
-            _gathered(experience.old_values, indices, device),
-            _gathered(experience.returns, indices, device),
-            clip=settings.value_clip,
-        )
-        # The two losses share no weights, so one backward pass serves both.
-        ((policy_part.loss.sum() + value_part.loss.sum()) / tokens).backward()  # type: ignore[no-untyped-call]
-        sums["policy_loss"] += float(policy_part.loss.detach().sum())
-        sums["value_loss"] += float(value_part.loss.detach().sum())
-        sums["clip_fraction"] += float(policy_part.clipped.sum())
-        sums["value_clip_fraction"] += float(value_part.clipped.sum())
-        sums["approximate_kl"] += float(approximate_kl(logprobs.detach(), old_logprobs).sum())
-        ratio_error = max(ratio_error, float((policy_part.ratio - 1).abs().max()))
+        seen, error = _policy_pass(models.policy, row, experience, indices, tokens, settings)
+        seen |= _value_pass(models.value, row, experience, indices, tokens, settings)
+        for name, value in seen.items():
+            sums[name] += value
+        ratio_error = max(ratio_error, error)
     policy_step, value_step = learners.policy.step(), learners.value.step()
+    means = {name: value / tokens for name, value in sums.items()}
+    return {**means, "ratio_error": ratio_error, **policy_step, "value_grad_norm": value_step["grad_norm"]}
+
+
+def _policy_pass(
+    policy: Policy,
+    row: PackedRow,
+    experience: Experience,
+    indices: Sequence[int],
+    tokens: int,
+    settings: PPOSettings,
+) -> tuple[dict[str, float], float]:
+    """Gradients of the policy loss of one row; sums over its tokens, and the largest |ratio - 1|."""
+    device = policy.numerics.device
+    old_logprobs = _gathered(experience.old_logprobs, indices, device)
+    with policy.numerics.autocast():
+        logprobs = response_logprobs(policy.model, row, temperature=settings.temperature)
+    part = policy_loss(logprobs, old_logprobs, _gathered(experience.advantages, indices, device), clip=settings.clip)
+    torch.autograd.backward(part.loss.sum() / tokens)
+    sums = {
+        "policy_loss": float(part.loss.detach().sum()),
+        "clip_fraction": float(part.clipped.sum()),
+        "approximate_kl": float(approximate_kl(logprobs.detach(), old_logprobs).sum()),
+    }
+    return sums, float((part.ratio - 1).abs().max())
+
+
+def _value_pass(
+    value: Scorer,
+    row: PackedRow,
+    experience: Experience,
+    indices: Sequence[int],
+    tokens: int,
+    settings: PPOSettings,
+) -> dict[str, float]:
+    """Gradients of the value loss of one row; sums over its tokens."""
+    device = value.numerics.device
+    with value.numerics.autocast():
+        values = scalar.values(value.model, row)
+    old_values = _gathered(experience.old_values, indices, device)
+    part = value_loss(values, old_values, _gathered(experience.returns, indices, device), clip=settings.value_clip)
+    torch.autograd.backward(part.loss.sum() / tokens)
     return {
-        **{name: value / tokens for name, value in sums.items()},
-        "ratio_error": ratio_error,
-        **policy_step,
-        "value_grad_norm": value_step["grad_norm"],
+        "value_loss": float(part.loss.detach().sum()),
+        "value_clip_fraction": float(part.clipped.sum()),
     }
 
 
-def measure(models: PPOModels, dev_set: Sequence[Example], settings: PPOSettings, run: Run, *, step: int) -> None:
+def measure(
+    models: PPOModels, dev_set: Sequence[Example], settings: PPOSettings, run: Run, *, step: int
+) -> None:
     """Answer dev prompts: proxy reward, KL from the reference, stopped share and length, with intervals."""
     if not dev_set:
         return
@@ -204,7 +233,9 @@ def measure(models: PPOModels, dev_set: Sequence[Example], settings: PPOSettings
     )
     rows = [
         {**as_row(models.policy, rollout), "proxy_reward": score, "kl": nats}
-        for rollout, score, nats in zip(rollouts, scores.tolist(), k1(policy, reference).tolist(), strict=True)
+        for rollout, score, nats in zip(
+            rollouts, scores.tolist(), k1(policy, reference).tolist(), strict=True
+        )
     ]
     run.sample(step, rows[: settings.samples])
     progress.say(f"  dev: proxy reward {proxy.text()}, KL {kl.text()} nats, stopped {stopped.percent()}")

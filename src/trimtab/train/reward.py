@@ -58,7 +58,7 @@ def learn(
         with scorer.numerics.autocast():
             chosen, rejected = paired_rewards(scorer, row)
             loss = bradley_terry_loss(chosen, rejected).sum() / len(batch)
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         total += loss.item()
         right += int(ranked_right(chosen, rejected).sum())
         margin += float((chosen - rejected).detach().sum())
@@ -91,7 +91,9 @@ def measure(
         dev_accuracy_high=accuracy.high,
         dev_n=accuracy.n,
     )
-    progress.say(f"  dev: loss {loss.text(3)}, ranks {accuracy.percent()} of {accuracy.n} pairs as people did")
+    progress.say(
+        f"  dev: loss {loss.text(3)}, ranks {accuracy.percent()} of {accuracy.n} pairs as people did"
+    )
 
 
 def centre(scorer: Scorer, train_set: Sequence[Example], settings: RewardSettings, run: Run) -> None:

@@ -137,7 +137,9 @@ class PPOSettings(StageSettings):
     """Taken from the score of a response that the length limit ended."""
     optimizer: OptimizerSettings = OptimizerSettings(learning_rate=1e-5, schedule="constant", epsilon=1e-5)
     """Of the policy."""
-    value_optimizer: OptimizerSettings = OptimizerSettings(learning_rate=2e-5, schedule="constant", epsilon=1e-5)
+    value_optimizer: OptimizerSettings = OptimizerSettings(
+        learning_rate=2e-5, schedule="constant", epsilon=1e-5
+    )
     """Of the value model."""
     checkpoint_every: PositiveInt = 2
     """Updates (of `rollouts` episodes) between checkpoints."""

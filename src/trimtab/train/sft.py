@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from trimtab.data.tokens import Example
@@ -41,19 +42,23 @@ def train(settings: SFTSettings, run: Run) -> None:
     finish(policy, run)
 
 
-def learn(policy: Policy, learner: loop.Learner, batch: Sequence[Example], settings: SFTSettings) -> dict[str, float]:
+def learn(
+    policy: Policy, learner: loop.Learner, batch: Sequence[Example], settings: SFTSettings
+) -> dict[str, float]:
     """One optimizer step: the mean loss over all response tokens of the batch."""
     count = sum(loop.response_tokens(example) for example in batch)
     total = 0.0
     for _, row in loop.rows(batch, settings.row_tokens, policy.numerics.device):
         with policy.numerics.autocast():
             loss = sft_loss(response_logprobs(policy.model, row)).sum() / count
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         total += loss.item()
     return {"loss": total, **learner.step()}
 
 
-def measure(policy: Policy, dev_set: Sequence[Example], settings: SFTSettings, run: Run, *, step: int) -> None:
+def measure(
+    policy: Policy, dev_set: Sequence[Example], settings: SFTSettings, run: Run, *, step: int
+) -> None:
     """Dev loss per token, with an interval over responses weighted by their length."""
     if not dev_set:
         return
@@ -67,7 +72,13 @@ def measure(policy: Policy, dev_set: Sequence[Example], settings: SFTSettings, r
     )
     per_token = _loss_per_token(logprobs)
     interval = bootstrap_mean(per_token, seed=settings.seed)
-    run.log(step, dev_loss=interval.estimate, dev_loss_low=interval.low, dev_loss_high=interval.high, dev_n=interval.n)
+    run.log(
+        step,
+        dev_loss=interval.estimate,
+        dev_loss_low=interval.low,
+        dev_loss_high=interval.high,
+        dev_n=interval.n,
+    )
 
 
 def _loss_per_token(logprobs: Sequence[Tensor]) -> list[float]:

@@ -1,0 +1,137 @@
+"""The comparison as JSON and as rows."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from trimtab.arena.comparison import (
+    Answer,
+    Sample,
+    curve,
+    from_json,
+    limits,
+    match_rows,
+    read_comparison,
+    summary_rows,
+    to_json,
+)
+from trimtab.arena.winrate import JudgeQuality
+from trimtab.errors import DataError
+from trimtab.statistics.intervals import wilson
+
+HOSTILE = "<script>alert(1)</script>\x00\u202e\u2066 \u2028 \U0001f600 \\ \" '"
+
+
+def with_text(comparison, text):
+    answer = dataclasses.replace(comparison.samples[0].answers[0], text=text)
+    return dataclasses.replace(comparison, samples=(Sample(prompt=text, answers=(answer,)),))
+
+
+def test_json_comes_back_as_it_was(comparison):
+    assert from_json(to_json(comparison)) == comparison
+
+
+@pytest.mark.parametrize("text", ["", HOSTILE, "x" * 100_000])
+def test_any_text_comes_back_as_it_was(comparison, text):
+    changed = with_text(comparison, text)
+    assert from_json(to_json(changed)) == changed
+
+
+def test_half_a_surrogate_pair_does_not_stop_the_report(comparison):
+    back = from_json(to_json(with_text(comparison, "before \ud83d after")))
+    assert back.samples[0].answers[0].text == "before ? after"
+
+
+def test_json_holds_the_headline_and_the_numbers(comparison):
+    data = json.loads(to_json(comparison))
+    assert data["headline"] == comparison.headline
+    assert data["policies"][1]["kl"]["estimate"] == 6.417
+    assert data["costs"][3]["tokens_generated"] == 32_768
+
+
+def test_a_missing_proxy_comes_back(comparison):
+    policies = tuple(dataclasses.replace(policy, proxy_reward=None) for policy in comparison.policies)
+    changed = dataclasses.replace(comparison, policies=policies)
+    assert from_json(to_json(changed)) == changed
+    assert [row[3] for row in summary_rows(changed)[1:]] == ["none"] * 3
+    assert not any("proxy" in limit for limit in limits(changed))
+
+
+def test_numbers_that_json_cannot_hold_are_refused(comparison):
+    answer = dataclasses.replace(comparison.samples[0].answers[0], kl=math.nan)
+    with pytest.raises(ValueError):
+        to_json(dataclasses.replace(comparison, samples=(Sample(prompt="p", answers=(answer,)),)))
+
+
+def test_summary_rows(comparison):
+    head, _, ppo, _ = summary_rows(comparison)
+    assert dict(zip(head, ppo, strict=True)) == {
+        "policy": "PPO",
+        "prompts": "200",
+        "judge reward": "0.29 [0.20, 0.37]",
+        "proxy reward": "0.85 [0.78, 0.92]",
+        "KL, nats": "6.42 [6.20, 6.63]",
+        "tokens": "58.3 [55.4, 61.2]",
+        "stopped": "46.0\u00a0% [39.2, 52.9]",
+    }
+
+
+def test_match_rows(comparison):
+    _, first, second, _ = match_rows(comparison)
+    assert first == ("DPO", "PPO", "59.5\u00a0% [52.7, 66.3]", "117", "4", "79", "DPO preferred")
+    assert second[-1] == "no difference found"
+
+
+def test_rows_name_no_winner_when_the_judge_cannot_tell(comparison):
+    coin = JudgeQuality(name="coin", accuracy=wilson(125, 250), shorter_wins=wilson(144, 250))
+    rows = match_rows(dataclasses.replace(comparison, judge=coin))
+    assert {row[-1] for row in rows[1:]} == {"this judge cannot tell"}
+
+
+def test_limits_count_what_there_is(comparison):
+    said = " ".join(limits(comparison))
+    assert "One training run of each method" in said and "3 win rates" in said
+    assert limits(comparison)[-1] == comparison.caveats[-1]
+    other = dataclasses.replace(comparison, seeds=3, matches=comparison.matches[:1])
+    assert "3 training runs" in " ".join(limits(other)) and "win rates" not in " ".join(limits(other))
+
+
+def test_a_curve_keeps_gaps_and_skips_other_rows():
+    rows = [
+        {"step": 0, "loss": 1.0},
+        {"step": 1, "accuracy": 0.5},
+        {"step": 2, "loss": math.nan},
+        {"step": 3, "loss": 2},
+        {"loss": 9.0},
+        {"step": 4, "loss": None},
+        {"step": 5, "loss": -math.inf},
+    ]
+    assert curve("sft", "loss", rows).points == ((0, 1.0), (2, None), (3, 2.0), (5, None))
+
+
+def test_a_comparison_knows_its_policies(comparison):
+    with pytest.raises(ValueError, match="same name"):
+        dataclasses.replace(comparison, policies=comparison.policies + comparison.policies[:1])
+    with pytest.raises(ValueError, match="not among the policies: DPO"):
+        dataclasses.replace(comparison, policies=comparison.policies[:2])
+    with pytest.raises(ValueError, match="at least one match"):
+        dataclasses.replace(comparison, matches=())
+    stranger = Answer(policy="?", text="", judge_score=0, proxy_score=None, kl=0, tokens=1, ended="stop")
+    with pytest.raises(ValueError, match="policies"):
+        dataclasses.replace(comparison, samples=(Sample(prompt="p", answers=(stranger,)),))
+
+
+def test_reading_a_report(comparison, tmp_path):
+    path = tmp_path / "report.json"
+    with pytest.raises(DataError, match="no report"):
+        read_comparison(path)
+    path.write_text('{"title": "x"}')
+    with pytest.raises(DataError, match="not a report"):
+        read_comparison(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match="not a report"):
+        read_comparison(path)
+    path.write_text(to_json(comparison))
+    assert read_comparison(path) == comparison

@@ -1,0 +1,231 @@
+"""The page: what it shows, that hostile text stays text, and that it loads nothing."""
+
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+from plotly.offline import get_plotlyjs
+
+from trimtab.arena.comparison import Fact, Sample, read_comparison
+from trimtab.arena.report import render, visible, write_report
+from trimtab.arena.winrate import JudgeQuality
+from trimtab.records import Message
+from trimtab.statistics.intervals import wilson
+
+ATTACK = (
+    "</script><script>document.documentElement.dataset.broken = 1</script>"
+    '<img src=x onerror="document.documentElement.dataset.broken = 1"><!-- </details></div> '
+    "<a href='javascript:alert(1)'>&lt;b&gt; {{ 7 * 6 }} \"quoted\""
+)
+MARKER = "dataset.broken"
+
+
+class Page(HTMLParser):
+    """The page as a browser would take it apart: elements with attributes, and the text in each."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.elements, self.texts, self.open = [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in ("meta", "img", "link", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]}"
+        self.open.pop()
+
+    def handle_data(self, data):
+        self.texts.append((tuple(self.open), data))
+
+    def shown(self, within="body"):
+        """The words that a reader sees inside an element of this kind."""
+        hidden = ("script", "style", "noscript")
+        return "".join(
+            data for path, data in self.texts if within in path and not any(tag in hidden for tag in path)
+        )
+
+
+def page(comparison):
+    return Page(render(comparison, nonce="n0nce"))
+
+
+def attacked(comparison, text):
+    """The same text at every place that takes one."""
+    answers = tuple(
+        dataclasses.replace(answer, text=text, ended=text, policy=f"{answer.policy} {text}")
+        for answer in comparison.samples[0].answers
+    )
+    policies = tuple(
+        dataclasses.replace(policy, name=f"{policy.name} {text}") for policy in comparison.policies
+    )
+    matches = tuple(
+        dataclasses.replace(match, left=f"{match.left} {text}", right=f"{match.right} {text}")
+        for match in comparison.matches
+    )
+    return dataclasses.replace(
+        comparison,
+        title=text,
+        policies=policies,
+        matches=matches,
+        judge=dataclasses.replace(comparison.judge, name=text),
+        samples=(
+            Sample(prompt=(Message("user", text),), answers=answers),
+            Sample(prompt=text, answers=answers),
+        ),
+        costs=tuple(dataclasses.replace(cost, run=text, device=text) for cost in comparison.costs),
+        curves=tuple(dataclasses.replace(curve, metric=text, stage=text) for curve in comparison.curves),
+        facts=(Fact(group=text, name=text, value=text),),
+        caveats=(text,),
+    )
+
+
+def without_plotly(text):
+    source = get_plotlyjs()
+    assert text.count(source) == 1
+    return text.replace(source, "")
+
+
+def test_the_page_stands_by_itself(comparison):
+    own = without_plotly(render(comparison, nonce="n0nce"))
+    assert "http:" not in own and "https:" not in own and "url(" not in own and "@import" not in own
+    loading = {"src", "href", "srcset", "action", "data", "poster", "xlink:href"}
+    tags = [tag for tag, attributes in page(comparison).elements if loading & set(attributes)]
+    assert tags == []
+    policy = next(a["content"] for tag, a in page(comparison).elements if "http-equiv" in a)
+    assert policy.startswith("default-src 'none'; script-src 'nonce-n0nce';") and "unsafe-eval" not in policy
+
+
+def test_the_headline_comes_first_and_the_judge_next(comparison):
+    shown = re.sub(r"\s+", " ", page(comparison).shown())
+    start = f" {comparison.title} {comparison.headline} {comparison.judge.sentence} "
+    assert shown.startswith(re.sub(r"\s+", " ", start))
+
+
+def test_the_numbers_shown_are_the_numbers_given(comparison):
+    cells = [
+        " ".join(row.split()) for row in re.findall(r"<tr>(.*?)</tr>", render(comparison, nonce="n"), re.S)
+    ]
+    rows = [re.sub(r"\s+", " ", Page(f"<body>{cell}</body>").shown()).strip() for cell in cells]
+    assert "DPO PPO 59.5 % [52.7, 66.3] 117 4 79 DPO preferred" in rows
+    assert (
+        "PPO 200 0.29 [0.20, 0.37] 0.85 [0.78, 0.92] 6.42 [6.20, 6.63] 58.3 [55.4, 61.2] 46.0 % [39.2, 52.9]"
+        in rows
+    )
+    assert "PPO sft + reward + ppo 1 h 45 min 3 h 24 min 5.12 GB 843,072 32,768" in rows
+    assert "play runs/test-play 48.3 s 1 min 31 s 1.90 GB 0 38,400 cpu, 2 cores" in rows
+
+
+def test_a_judge_that_cannot_tell_crowns_nobody(comparison):
+    coin = JudgeQuality(name="coin", accuracy=wilson(130, 250), shorter_wins=wilson(144, 250))
+    shown = page(dataclasses.replace(comparison, judge=coin)).shown()
+    assert "No winner named between DPO and PPO: this judge cannot tell" in shown
+    assert "beats" not in shown and "DPO preferred" not in shown
+    assert "reaches down to" not in page(comparison).shown()
+
+
+def test_every_picture_has_its_words_and_its_figure(comparison):
+    elements = page(comparison).elements
+    pictures = [attributes for tag, attributes in elements if "data-figure" in attributes]
+    figures = json.loads(re.search(r'id="figures">(.*?)</script>', render(comparison, nonce="n"), re.S)[1])
+    assert sorted(attributes["data-figure"] for attributes in pictures) == sorted(figures)
+    assert all(attributes["role"] == "img" and len(attributes["aria-label"]) > 20 for attributes in pictures)
+    assert len(pictures) == 12
+
+
+def test_tables_have_heads(comparison):
+    elements = page(comparison).elements
+    assert sum(tag == "table" for tag, _ in elements) == 4
+    assert {attributes.get("scope") for tag, attributes in elements if tag == "th"} == {"col", "row"}
+    named = {attributes["aria-labelledby"] for _, attributes in elements if "aria-labelledby" in attributes}
+    assert named <= {attributes.get("id") for _, attributes in elements}
+
+
+def test_samples_are_closed_and_nowhere_else(comparison):
+    taken = page(comparison)
+    details = [attributes for tag, attributes in taken.elements if tag == "details"]
+    assert details == [{}] * len(comparison.samples)
+    inside = taken.shown("details")
+    for text in ("Test question 2", "Ask the town's mediator", "You are a helpful assistant."):
+        assert text in inside
+        assert taken.shown().count(text) == inside.count(text)
+        assert text not in taken.shown("summary")
+
+
+def test_hostile_text_is_text_everywhere(comparison):
+    plain, taken = page(comparison), page(attacked(comparison, ATTACK))
+    assert {tag for tag, _ in taken.elements} == {tag for tag, _ in plain.elements}
+    scripts = [attributes for tag, attributes in taken.elements if tag == "script"]
+    assert scripts == [attributes for tag, attributes in plain.elements if tag == "script"]
+    assert not any(name.startswith("on") for _, attributes in taken.elements for name in attributes)
+    assert not any("script" in path and MARKER in data and '{"' not in data for path, data in taken.texts)
+    assert taken.shown().count(ATTACK) > 20
+
+
+def test_what_hides_or_reorders_text_is_shown_as_a_sign():
+    assert (
+        visible("a\x00b\x1b[0m\u202ec\u2066d\x7f\x85") == "a\u2400b\u241b[0m⟦U+202E⟧c⟦U+2066⟧d\u2421⟦U+0085⟧"
+    )
+    assert visible("one\r\ntwo\tthree\n\ud800 שלום\u200f") == "one\ntwo\tthree\n\ufffd שלום\u200f"
+
+
+def test_broken_characters_reach_the_page_as_signs(comparison):
+    text = render(attacked(comparison, "x\x00y\u202ez\ud800 \u0627"), nonce="n")
+    own = without_plotly(text)
+    assert "x\u2400y⟦U+202E⟧z\ufffd \u0627" in own
+    assert not set("\x00\u202e\ud800") & set(own)
+
+
+def test_a_long_line_is_whole(comparison):
+    line = "w" * 100_000
+    assert page(attacked(comparison, line)).shown("details").count(line) >= 6
+
+
+def test_a_report_needs_neither_samples_nor_costs(comparison):
+    bare = dataclasses.replace(
+        comparison,
+        samples=(), costs=(), curves=(), facts=(),
+        policies=tuple(dataclasses.replace(policy, proxy_reward=None) for policy in comparison.policies),
+    )  # fmt: skip
+    shown = page(bare).shown()
+    assert "Who was preferred" in shown and "Limits" in shown
+    for heading in (
+        "What each method cost",
+        "How training went",
+        "Answers side by side",
+        "Settings and lineage",
+    ):
+        assert heading in page(comparison).shown() and heading not in shown
+
+
+def test_both_files_are_written_and_only_they(comparison, tmp_path):
+    path = write_report(tmp_path / "report.html", comparison)
+    assert path == tmp_path / "report.html"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["report.html", "report.json"]
+    assert read_comparison(tmp_path / "report.json") == comparison
+    first = path.read_bytes()
+    assert 4_000_000 < len(first) < 6_000_000
+    assert write_report(path, comparison).read_bytes() == first
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+def test_in_a_browser_the_pictures_appear_and_the_attack_does_not_run(comparison, tmp_path):
+    path = write_report(tmp_path / "report.html", attacked(comparison, ATTACK))
+    command = [
+        "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}",
+        "--virtual-time-budget=5000", "--enable-logging=stderr", "--dump-dom", path.as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    dom = done.stdout
+    assert "data-broken" not in dom
+    assert dom.count('class="plot js-plotly-plot"') == 12
+    assert "CONSOLE" not in done.stderr, done.stderr
