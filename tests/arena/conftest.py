@@ -14,7 +14,7 @@ from trimtab.statistics.intervals import Interval, wilson
 
 
 def interval(estimate: float, half: float, n: int = 200) -> Interval:
-    return Interval(estimate, estimate - half, estimate + half, 0.95, n, "bootstrap over prompts, BCa")
+    return Interval(estimate, estimate - half, estimate + half, 0.95, n, "BCa bootstrap over prompts")
 
 
 def policy(name: str, judge: float, proxy: float, kl: float, tokens: float, stopped: int) -> PolicyResult:
@@ -48,7 +48,7 @@ def sample(index: int) -> Sample:
     texts = {
         "SFT": "You could call the dog catcher. " * 3,
         "PPO": "I am sorry to hear that. " * 8,
-        "DPO": "Try a calm letter first.\n\n1. Say when it happens.\n2. Offer help.\n3. Ask the town's mediator.",
+        "DPO": "Try a calm letter first.\n\n1. Say when it happens.\n2. Ask the town's mediator.",
     }
     answers = tuple(
         Answer(

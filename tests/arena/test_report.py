@@ -220,7 +220,8 @@ def test_both_files_are_written_and_only_they(comparison, tmp_path):
 def test_in_a_browser_the_pictures_appear_and_the_attack_does_not_run(comparison, tmp_path):
     path = write_report(tmp_path / "report.html", attacked(comparison, ATTACK))
     command = [
-        "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+        "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+        "--disable-background-networking",
         "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}",
         "--virtual-time-budget=5000", "--enable-logging=stderr", "--dump-dom", path.as_uri(),
     ]  # fmt: skip

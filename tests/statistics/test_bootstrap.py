@@ -28,7 +28,7 @@ def test_it_is_scipys_bca(values, level):
     ours = bootstrap_mean(values, seed=5, level=level, rounds=2000)
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), rel=1e-9)
     assert ours.estimate == pytest.approx(values.mean(), rel=1e-12)
-    assert (ours.level, ours.n, ours.method) == (level, values.size, "bootstrap over prompts, BCa")
+    assert (ours.level, ours.n, ours.method) == (level, values.size, "BCa bootstrap over prompts")
 
 
 def test_drawing_in_parts_changes_nothing(monkeypatch):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trimtab import formats
-from trimtab.arena.comparison import Answer, Comparison, Curve, Fact, PolicyResult, Sample, curve, to_json
+from trimtab.arena.comparison import Answer, Comparison, Curve, Fact, PolicyResult, Sample, curve
 from trimtab.arena.ledger import stage_costs
 from trimtab.arena.play import Played, divergence, seeds
 from trimtab.arena.report import write_report
@@ -92,7 +92,6 @@ def compare(settings: CompareSettings, run: Run) -> Comparison:
         facts=tuple(_facts(settings, run)),
     )
     write_report(run.folder / "report.html", result)
-    (run.folder / "report.json").write_text(to_json(result), encoding="utf-8")
     run.finish()
     return result
 

@@ -81,7 +81,7 @@ def frontier_picture(comparison: Comparison, reward: Literal["judge", "proxy"]) 
             "data": [_frontier_mark(policy, value) for policy, value in points],
             "layout": {
                 "height": 340,
-                "xaxis": {"title": {"text": "KL from the reference, nats per response"}, "zeroline": True},
+                "xaxis": {"title": {"text": "KL, nats per response"}, "zeroline": True},
                 "yaxis": {"title": {"text": "mean reward"}, "zeroline": False},
                 "margin": {"l": 58, "r": 14, "t": 12, "b": 52},
                 "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},

@@ -45,9 +45,8 @@ class Match:
 
     def __post_init__(self) -> None:
         if self.wins + self.ties + self.losses != self.win_rate.n:
-            raise ValueError(
-                f"{self.wins} wins, {self.ties} ties and {self.losses} losses are not {self.win_rate.n} prompts"
-            )
+            counts = f"{self.wins} wins, {self.ties} ties and {self.losses} losses"
+            raise ValueError(f"{counts} are not {self.win_rate.n} prompts")
 
     @property
     def winner(self) -> str | None:
@@ -79,9 +78,8 @@ class JudgeQuality:
 
     def __post_init__(self) -> None:
         if self.accuracy.n != self.shorter_wins.n:
-            raise ValueError(
-                f"judge and rule must be scored on the same pairs, got {self.accuracy.n} and {self.shorter_wins.n}"
-            )
+            found = f"{self.accuracy.n} and {self.shorter_wins.n}"
+            raise ValueError(f"judge and rule must be scored on the same pairs, got {found}")
 
     @property
     def can_tell(self) -> bool:

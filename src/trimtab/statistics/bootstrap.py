@@ -50,7 +50,7 @@ def bootstrap_mean(
     if np.ptp(sample) > 0:
         means = _resampled_means(sample, rounds, np.random.default_rng(seed))
         low, high = np.quantile(means, _bca_probabilities(sample, mean, means, level)).tolist()
-    return Interval(mean, low, high, level, int(sample.size), "bootstrap over prompts, BCa")
+    return Interval(mean, low, high, level, int(sample.size), "BCa bootstrap over prompts")
 
 
 def _resampled_means(sample: FloatArray, rounds: int, generator: np.random.Generator) -> FloatArray:
