@@ -124,7 +124,8 @@ def test_light_modules_do_not_name_torch() -> None:
 
 @pytest.mark.parametrize("statement", ["import trimtab", "import trimtab.cli.main", "import trimtab.formats"])
 def test_starting_brings_no_heavy_package(statement: str) -> None:
-    code = f"{statement}; import sys; print(*{{'torch', 'transformers', 'datasets', 'pyarrow'}} & sys.modules.keys())"
+    heavy = "{'torch', 'transformers', 'datasets', 'pyarrow'}"
+    code = f"{statement}; import sys; print(*{heavy} & sys.modules.keys())"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == ""
 

@@ -12,7 +12,10 @@ from trimtab.losses.sft import sft_loss
 
 
 def test_value_is_minus_log_of_the_winning_odds() -> None:
-    chosen, rejected = torch.tensor([1.3, -0.2], dtype=torch.float64), torch.tensor([0.4, 2.0], dtype=torch.float64)
+    chosen, rejected = (
+        torch.tensor([1.3, -0.2], dtype=torch.float64),
+        torch.tensor([0.4, 2.0], dtype=torch.float64),
+    )
     expected = [-math.log(math.exp(c) / (math.exp(c) + math.exp(r))) for c, r in ((1.3, 0.4), (-0.2, 2.0))]
     assert bradley_terry_loss(chosen, rejected).tolist() == pytest.approx(expected, rel=1e-12)
 
@@ -35,7 +38,9 @@ def test_a_constant_model_pays_ln_2_and_ranks_nothing_right() -> None:
 
 def test_a_shift_of_both_rewards_changes_nothing() -> None:
     chosen, rejected = torch.tensor([0.5]), torch.tensor([0.1])
-    torch.testing.assert_close(bradley_terry_loss(chosen + 7, rejected + 7), bradley_terry_loss(chosen, rejected))
+    torch.testing.assert_close(
+        bradley_terry_loss(chosen + 7, rejected + 7), bradley_terry_loss(chosen, rejected)
+    )
 
 
 def test_sft_loss_is_the_negative_log_probability() -> None:

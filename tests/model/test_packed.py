@@ -43,7 +43,7 @@ def with_packed_attention(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def padded_logprobs(model: PreTrainedModel, wanted: list[Example], side: str) -> Tensor:
-    """Each response in a padded row of its own, its prompt repeated; whole logits; response tokens end to end."""
+    """Each response in a padded row of its own, its prompt repeated; whole logits are kept."""
     rows = [(example.prompt, response.ids) for example in wanted for response in example.responses]
     longest = max(len(prompt) + len(ids) for prompt, ids in rows)
     input_ids = torch.full((len(rows), longest), PAD)

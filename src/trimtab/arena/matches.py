@@ -14,9 +14,10 @@ from trimtab.errors import DataError
 from trimtab.judges import reward_model
 from trimtab.judges.verdicts import verdict_from_scores
 from trimtab.model.device import choose
+from trimtab.model.load import load_tokenizer
 from trimtab.model.policy import load_policy
 from trimtab.model.scalar import load_scorer
-from trimtab.records import Comparison, Prompt
+from trimtab.records import Comparison, Message, Prompt
 from trimtab.rollout.answers import answer
 from trimtab.rollout.types import Sampling
 
@@ -50,6 +51,15 @@ def answer_texts(
         }
         for rollout in rollouts
     ]
+
+
+def answer_question(
+    source: str, question: str, sampling: Sampling, *, seed: int, device: str
+) -> dict[str, object]:
+    """Answer one person's question: as a chat, or as text to continue where the model has no template."""
+    chats = load_tokenizer(source).tokenizer.chat_template is not None
+    prompt: Prompt = (Message("user", question),) if chats else question
+    return answer_texts(source, [prompt], sampling, seed=seed, device=device)[0]
 
 
 def play_matches(

@@ -25,7 +25,7 @@ class CompareSettings(Settings):
     """PPO's own reward model, shown beside the judge."""
     held_out: str
     """Comparisons that nobody was trained on: their prompts are answered, their verdicts test the judge."""
-    costs: dict[str, str] = {}
+    costs: dict[str, str] = Field(default_factory=dict)
     """Stage (sft, reward, judge, dpo, ppo) -> its run, for the account of what each method cost."""
     prompts: PositiveInt = 128
     """Held-out prompts to answer."""

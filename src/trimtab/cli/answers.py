@@ -43,13 +43,11 @@ def generate(
         raise ConfigError(
             "there is no prompt", where="--prompt", fix='--prompt "..." or text on standard input'
         )
-    from trimtab.arena.matches import answer_texts
-    from trimtab.records import Message
+    from trimtab.arena.matches import answer_question
     from trimtab.rollout.types import Sampling
 
     sampling = Sampling(max_new=max_new, temperature=temperature, top_p=top_p)
-    asked = (Message("user", text),)
-    (answer,) = answer_texts(model, [asked], sampling, seed=seed, device=device)
+    answer = answer_question(model, text, sampling, seed=seed, device=device)
     typer.echo(json.dumps({"prompt": text, **answer}, ensure_ascii=False) if as_json else answer["response"])
 
 

@@ -83,7 +83,14 @@ class PackedLayout:
 
 
 def causal(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-    """Attention of the last Q of S positions: query [B, H, Q, D], key and value [B, K, S, D] -> [B, H, Q, D]."""
+    """Attention of the last Q of S positions.
+
+    Args:
+        query: [B, H, Q, D]; key and value: [B, K, S, D].
+
+    Returns:
+        [B, H, Q, D].
+    """
     queries, keys = query.shape[2], key.shape[2]
     grouped = query.shape[1] != key.shape[1]
     if queries == keys:

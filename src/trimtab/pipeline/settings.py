@@ -39,7 +39,7 @@ class PipelineSettings(Settings):
     """People's comparisons, to be split by prompt: a file or a hub data set."""
     held_out: str | None = None
     """Comparisons kept apart for measuring; none: a share of `comparisons` is."""
-    shares: dict[str, Annotated[float, Field(gt=0, lt=1)]] = {"train": 0.6, "judge": 0.3, "held_out": 0.1}
+    shares: dict[str, Annotated[float, Field(gt=0, lt=1)]]
     """Split -> expected share of the prompts; they sum to 1."""
     seed: int = 0
     """Of the split, and of every stage."""

@@ -87,7 +87,8 @@ def _cost(facts: Mapping[str, Any]) -> str:
     cost = facts["cost"]
     return (
         f"{cost['wall_s']:.0f} s of wall time, {cost['cpu_s']:.0f} s of processor time, "
-        f"{cost['peak_memory_bytes'] / 1e9:.1f} GB of memory at most, on {facts.get('device', 'an unknown device')}."
+        f"{cost['peak_memory_bytes'] / 1e9:.1f} GB of memory at most, "
+        f"on {facts.get('device', 'an unknown device')}."
     )
 
 

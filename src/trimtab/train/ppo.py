@@ -141,14 +141,20 @@ def learn(
 
 
 def learn_minibatch(
-    models: PPOModels, learners: Learners, experience: Experience, chosen: Sequence[int], settings: PPOSettings
+    models: PPOModels,
+    learners: Learners,
+    experience: Experience,
+    chosen: Sequence[int],
+    settings: PPOSettings,
 ) -> dict[str, float]:
     """One optimizer step of policy and value on some of the responses, by the mean over their tokens."""
     tokens = sum(len(experience.old_logprobs[index]) for index in chosen)
     sums: dict[str, float] = defaultdict(float)
     ratio_error = 0.0
     device = models.policy.numerics.device
-    for group, row in loop.rows([experience.examples[index] for index in chosen], settings.row_tokens, device):
+    for group, row in loop.rows(
+        [experience.examples[index] for index in chosen], settings.row_tokens, device
+    ):
         indices = [chosen[place] for place in group]
         seen, error = _policy_pass(models.policy, row, experience, indices, tokens, settings)
         seen |= _value_pass(models.value, row, experience, indices, tokens, settings)
@@ -173,7 +179,9 @@ def _policy_pass(
     old_logprobs = _gathered(experience.old_logprobs, indices, device)
     with policy.numerics.autocast():
         logprobs = response_logprobs(policy.model, row, temperature=settings.temperature)
-    part = policy_loss(logprobs, old_logprobs, _gathered(experience.advantages, indices, device), clip=settings.clip)
+    part = policy_loss(
+        logprobs, old_logprobs, _gathered(experience.advantages, indices, device), clip=settings.clip
+    )
     torch.autograd.backward(part.loss.sum() / tokens)
     sums = {
         "policy_loss": float(part.loss.detach().sum()),
@@ -196,7 +204,9 @@ def _value_pass(
     with value.numerics.autocast():
         values = scalar.values(value.model, row)
     old_values = _gathered(experience.old_values, indices, device)
-    part = value_loss(values, old_values, _gathered(experience.returns, indices, device), clip=settings.value_clip)
+    part = value_loss(
+        values, old_values, _gathered(experience.returns, indices, device), clip=settings.value_clip
+    )
     torch.autograd.backward(part.loss.sum() / tokens)
     return {
         "value_loss": float(part.loss.detach().sum()),
