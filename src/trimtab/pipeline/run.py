@@ -116,16 +116,18 @@ def run_stage(stage: Planned, folder: Path) -> None:
         str(stage.folder),
         "--resume",
     ]
-    process = subprocess.Popen(command)
+    # In a process group of its own, so that a terminal's Ctrl-C reaches the stage once, from here:
+    # a second one would make it stop at once instead of saving.
+    started: list[subprocess.Popen[bytes]] = []
 
     def pass_on(number: int, frame: object) -> None:
-        # A terminal sends Ctrl-C to both; a second signal would make the stage stop at once.
-        if not sys.stdin.isatty():
+        for process in started:
             process.send_signal(number)
 
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        code = process.wait()
+        started.append(subprocess.Popen(command, process_group=0))
+        code = started[0].wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,0 +1,124 @@
+"""How a step is cut into rows changes memory and speed, never the loss or its gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trimtab.data.tokens import Example, Response
+from trimtab.model.device import Numerics
+from trimtab.model.policy import Policy, load_policy
+from trimtab.model.scalar import Scorer, load_scorer
+from trimtab.rollout.types import Rollout
+from trimtab.train import dpo, loop, ppo, reward, sft
+from trimtab.train.models import PPOModels
+from trimtab.train.settings import OptimizerSettings
+
+APART, TOGETHER = 1, 100_000  # row_tokens: a row an example, one row for all
+
+Gradients = dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def policy(model_folder: Path, numerics: Numerics) -> Policy:
+    return load_policy(str(model_folder), numerics, bytes_per_parameter=4)
+
+
+@pytest.fixture(scope="module")
+def scorer(reward_folder: Path, numerics: Numerics) -> Scorer:
+    return load_scorer(str(reward_folder), numerics, bytes_per_parameter=4)
+
+
+@pytest.fixture
+def captured(monkeypatch: pytest.MonkeyPatch) -> list[Gradients]:
+    """The gradients that each step would have used; no weight moves."""
+    found: list[Gradients] = []
+
+    def step(learner: loop.Learner) -> dict[str, float]:
+        named = {name: value for name, value in learner.model.named_parameters() if value.grad is not None}
+        found.append({name: value.grad.clone() for name, value in named.items() if value.grad is not None})
+        learner.model.zero_grad(set_to_none=True)
+        return {"learning_rate": 0.0, "grad_norm": 0.0}
+
+    monkeypatch.setattr(loop.Learner, "step", step)
+    return found
+
+
+def examples(responses: int) -> list[Example]:
+    """Five examples; the lengths of prompts and responses all differ."""
+    generator = torch.Generator().manual_seed(8)
+
+    def ids(count: int) -> tuple[int, ...]:
+        return tuple(torch.randint(3, 300, (count,), generator=generator).tolist())
+
+    return [
+        Example(ids(4 + 3 * index), tuple(Response((*ids(1 + 2 * index + 5 * place), 2), True) for place in range(responses)))
+        for index in range(5)
+    ]
+
+
+def learner(model: Any) -> loop.Learner:
+    return loop.Learner(model, OptimizerSettings(), 10)
+
+
+def require_same(captured: list[Gradients], first: dict[str, float], second: dict[str, float]) -> None:
+    half = len(captured) // 2
+    for apart, together in zip(captured[:half], captured[half:], strict=True):
+        assert apart.keys() == together.keys() and len(apart) > 10
+        assert max(float(value.abs().max()) for value in apart.values()) > 1e-3
+        for name in apart:
+            torch.testing.assert_close(apart[name], together[name], atol=1e-6, rtol=1e-4, msg=name)
+    assert first == pytest.approx(second, rel=1e-5, abs=1e-6)
+
+
+def test_sft(policy: Policy, settings_of: Callable[..., Any], captured: list[Gradients]) -> None:
+    batch = examples(1)
+    seen = [
+        sft.learn(policy, learner(policy.model), batch, settings_of("sft", row_tokens=size))
+        for size in (APART, TOGETHER)
+    ]
+    require_same(captured, *seen)
+
+
+def test_reward(scorer: Scorer, settings_of: Callable[..., Any], captured: list[Gradients]) -> None:
+    batch = examples(2)
+    seen = [
+        reward.learn(scorer, learner(scorer.model), batch, settings_of("reward", row_tokens=size))
+        for size in (APART, TOGETHER)
+    ]
+    require_same(captured, *seen)
+
+
+def test_dpo(policy: Policy, settings_of: Callable[..., Any], captured: list[Gradients]) -> None:
+    batch = examples(2)
+    reference = -torch.arange(10.0, 20.0).view(5, 2)
+    seen = [
+        dpo.learn(policy, learner(policy.model), batch, reference, settings_of("dpo", row_tokens=size))
+        for size in (APART, TOGETHER)
+    ]
+    require_same(captured, *seen)
+
+
+def test_ppo(
+    policy: Policy, scorer: Scorer, settings_of: Callable[..., Any], captured: list[Gradients]
+) -> None:
+    models = PPOModels(policy=policy, reference=policy, reward=scorer, value=scorer)
+    settings = settings_of("ppo", rollouts=5, minibatch=5, episodes=5)
+    rollouts = [Rollout(example.prompt, example.responses[0], ()) for example in examples(1)]
+    experience = ppo.evaluate(models, rollouts, 0.1, settings)
+    # As if the policy had moved since: other ratios than 1, some of them clipped.
+    shifted = [old + 0.15 * torch.cos(torch.arange(len(old))) for old in experience.old_logprobs]
+    experience = replace(experience, old_logprobs=shifted)
+    seen = []
+    for size in (APART, TOGETHER):
+        learners = ppo.Learners(learner(policy.model), learner(scorer.model))
+        now = settings.model_copy(update={"row_tokens": size})
+        seen.append(ppo.learn_minibatch(models, learners, experience, [3, 0, 4, 1], now))
+    assert len(captured) == 4 and seen[0]["policy_loss"] != 0 and seen[0]["value_loss"] > 0
+    assert seen[0]["ratio_error"] > 0.1
+    require_same(captured, *seen)
