@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
+test test-slow: export HF_HUB_OFFLINE := 1
 
 .PHONY: install demo test test-slow check format clean
 

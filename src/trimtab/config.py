@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
@@ -30,8 +30,24 @@ class Settings(BaseModel):
         protected_namespaces=(),
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_nested_defaults(cls, tree: Any) -> Any:
+        """Setting one value of a group leaves the stage's own defaults of the others as they are."""
+        if not isinstance(tree, Mapping):
+            return tree
+        result = dict(tree)
+        for name, field in cls.model_fields.items():
+            if isinstance(field.default, Settings) and isinstance(result.get(name), Mapping):
+                result[name] = _merged(field.default.model_dump(), result[name])
+        return result
+
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
+
+# Besides its own errors the parser raises ValueError for impossible dates and endless digits, and
+# RecursionError for endless brackets.
+_NOT_YAML = (YAMLError, ValueError, RecursionError)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -55,7 +71,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(
             "this is not YAML", where=f"{path}:{line}", found=str(error.problem or error)
         ) from None
-    except YAMLError as error:
+    except _NOT_YAML as error:
         raise ConfigError("this is not YAML", where=str(path), found=str(error)) from None
     if tree is None:
         return {}
@@ -83,7 +99,7 @@ def override(tree: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, A
             )
         try:
             value = YAML(typ="safe", pure=True).load(text)
-        except YAMLError:
+        except _NOT_YAML:
             value = text  # a path with a colon or a star is simply text
         _put(result, keys, value, assignment)
     return result
@@ -91,6 +107,14 @@ def override(tree: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, A
 
 def _copy(tree: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
+
+
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(under)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = _merged(result[key], value) if both else value
+    return result
 
 
 def _put(tree: dict[str, Any], keys: list[str], value: Any, assignment: str) -> None:

@@ -98,6 +98,9 @@ class Comparison:
     source_a: str = ""
     """What wrote `a`: a person, a model, a run."""
     source_b: str = ""
+    stopped_a: bool = True
+    """Whether `a` came to its end; False where a length limit cut it."""
+    stopped_b: bool = True
     group: str = ""
     """Pairs implied by one person's ranking share a group; empty for a pair that stands alone."""
 
@@ -107,6 +110,13 @@ class Comparison:
             raise ValueError("both responses must be text")
 
     @property
+    def pair(self) -> tuple[tuple[str, bool], tuple[str, bool]]:
+        """The preferred response and the other one, each with whether it came to its end."""
+        assert self.verdict is not None and self.decided, "the comparison names no winner"
+        a, b = (self.a, self.stopped_a), (self.b, self.stopped_b)
+        return (a, b) if self.verdict.preferred == "a" else (b, a)
+
+    @property
     def decided(self) -> bool:
         """Whether the verdict names a winner."""
         return self.verdict is not None and self.verdict.preferred in ("a", "b")
@@ -114,14 +124,12 @@ class Comparison:
     @property
     def chosen(self) -> str:
         """The preferred response; only a decided comparison has one."""
-        assert self.verdict is not None and self.decided, "the comparison names no winner"
-        return self.a if self.verdict.preferred == "a" else self.b
+        return self.pair[0][0]
 
     @property
     def rejected(self) -> str:
         """The response that lost; only a decided comparison has one."""
-        assert self.verdict is not None and self.decided, "the comparison names no winner"
-        return self.b if self.verdict.preferred == "a" else self.a
+        return self.pair[1][0]
 
     def judged(self, verdict: Verdict) -> Comparison:
         """The same comparison with this verdict."""

@@ -66,9 +66,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def reward_folder(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, numerics: Numerics) -> Path:
     """A reward model that nobody trained: the tiny model's backbone under a random head."""
     folder = tmp_path_factory.mktemp("scorer") / "model"
-    scorer = new_scorer(
-        str(model_folder), numerics, torch.Generator().manual_seed(3), bytes_per_parameter=4
-    )
+    scorer = new_scorer(str(model_folder), numerics, torch.Generator().manual_seed(3), bytes_per_parameter=4)
     save_model(scorer.model, scorer.codec, folder)
     return folder
 

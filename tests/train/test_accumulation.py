@@ -57,7 +57,10 @@ def examples(responses: int) -> list[Example]:
         return tuple(torch.randint(3, 300, (count,), generator=generator).tolist())
 
     return [
-        Example(ids(4 + 3 * index), tuple(Response((*ids(1 + 2 * index + 5 * place), 2), True) for place in range(responses)))
+        Example(
+            ids(4 + 3 * index),
+            tuple(Response((*ids(1 + 2 * index + 5 * place), 2), True) for place in range(responses)),
+        )
         for index in range(5)
     ]
 
@@ -96,7 +99,7 @@ def test_reward(scorer: Scorer, settings_of: Callable[..., Any], captured: list[
 
 def test_dpo(policy: Policy, settings_of: Callable[..., Any], captured: list[Gradients]) -> None:
     batch = examples(2)
-    reference = -torch.arange(10.0, 20.0).view(5, 2)
+    reference = -torch.arange(10.0).square().view(5, 2)  # another margin for each pair
     seen = [
         dpo.learn(policy, learner(policy.model), batch, reference, settings_of("dpo", row_tokens=size))
         for size in (APART, TOGETHER)

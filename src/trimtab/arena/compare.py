@@ -15,13 +15,14 @@ from pathlib import Path
 
 from trimtab import formats
 from trimtab.arena.comparison import Answer, Comparison, Curve, Fact, PolicyResult, Sample, curve
+from trimtab.arena.fairness import require_independence
 from trimtab.arena.ledger import stage_costs
 from trimtab.arena.play import Played, divergence, seeds
 from trimtab.arena.report import write_report
 from trimtab.arena.settings import CompareSettings
 from trimtab.arena.winrate import JudgeQuality, ScoredAnswers, judge_accuracy, match_up, shorter_wins
 from trimtab.data.tokens import Codec, Encoded, Example, Limits, encode_comparisons, encode_prompts
-from trimtab.errors import ModelError
+from trimtab.errors import DataError, ModelError
 from trimtab.judges import reward_model
 from trimtab.model.device import Numerics, choose
 from trimtab.model.policy import Policy, load_policy
@@ -31,7 +32,7 @@ from trimtab.records import Prompt
 from trimtab.rollout.answers import answer
 from trimtab.rollout.types import Sampling
 from trimtab.runs import progress
-from trimtab.runs.run import Run, is_done, read_facts, read_metrics
+from trimtab.runs.run import Run, finished, is_done, read_facts, read_metrics
 from trimtab.statistics.bootstrap import bootstrap_mean
 from trimtab.statistics.intervals import Interval, wilson
 
@@ -63,10 +64,13 @@ def compare(settings: CompareSettings, run: Run) -> Comparison:
     Raises:
         DataError: the held-out pairs cannot be read, or none can be used.
         ModelError: a policy has another tokenizer than the reference.
+        RunError: a run of `costs` is missing or not finished.
     """
     numerics = choose(settings.device, settings.precision)
     progress.say(f"  computing on {numerics.name}")
-    run.describe(device=numerics.name, seed=settings.seed)
+    run.describe(device=numerics.name, seed=settings.seed, parents=_parents(settings))
+    costs = tuple(stage_costs(settings.costs))  # first: a run that is missing must not be noticed last
+    unchecked = require_independence(settings)
     limits = Limits(prompt=settings.max_prompt, response=settings.max_response)
     reference = load_policy(settings.reference, numerics, bytes_per_parameter=FROZEN_BYTES)
     held_out = read_held_out(settings, reference.codec, limits)
@@ -87,9 +91,10 @@ def compare(settings: CompareSettings, run: Run) -> Comparison:
         ),
         judge=quality,
         samples=tuple(_samples(played, scores, held_out.prompts[: settings.shown])),
-        costs=tuple(stage_costs(settings.costs)),
+        costs=costs,
         curves=tuple(_curves(settings.costs)),
         facts=tuple(_facts(settings, run)),
+        caveats=unchecked,
     )
     write_report(run.folder / "report.html", result)
     run.finish()
@@ -105,6 +110,13 @@ def read_held_out(settings: CompareSettings, codec: Codec, limits: Limits) -> He
         formats.Row(row.record.prompt, row.file, row.line) for row in pairs if different[_key(row)] is row
     ]
     encoded = encode_prompts(codec, rows[: settings.prompts], limits)
+    if len(encoded.examples) < 2:
+        raise DataError(
+            "a comparison needs at least two held-out prompts",
+            where=settings.held_out,
+            found=f"{len(encoded.examples)} can be used",
+            fix="give more held-out comparisons",
+        )
     kept = set(encoded.wheres)
     prompts = [row.record for row in rows[: settings.prompts] if row.where in kept]
     return HeldOut(pairs, prompts, encoded.examples, codec)
@@ -115,9 +127,8 @@ def play(name: str, source: str, reference: Policy, held_out: HeldOut, settings:
     same = source == settings.reference
     policy = reference if same else load_policy(source, reference.numerics, bytes_per_parameter=FROZEN_BYTES)
     _require_same_tokens(policy, held_out, source)
-    sampling = Sampling(
-        max_new=settings.max_response, temperature=settings.temperature, stop_ids=(policy.codec.stop_id,)
-    )
+    # At temperature 1: the KL is estimated on the very answers that are judged.
+    sampling = Sampling(max_new=settings.max_response, stop_ids=(policy.codec.stop_id,))
     drawn_from = seeds(settings.seed, len(held_out.examples))
     rollouts = answer(policy, held_out.examples, sampling, drawn_from, name=f"{name} answers")
     kl = [0.0] * len(rollouts)
@@ -197,6 +208,13 @@ def _score(
     examples = reward_model.as_read_by(scorer, held_out.codec, one.rollouts, held_out.prompts, limits)
     rows = reward_model.score(scorer, examples, row_tokens=settings.row_tokens, name=f"{role}: {one.policy}")
     return [row[0] for row in rows]
+
+
+def _parents(settings: CompareSettings) -> dict[str, dict[str, str]]:
+    sources = {**settings.policies, "judge": settings.judge}
+    if settings.proxy is not None:
+        sources["proxy"] = settings.proxy
+    return {name: {"source": source, "finished": finished(source)} for name, source in sources.items()}
 
 
 def _require_same_tokens(policy: Policy, held_out: HeldOut, source: str) -> None:

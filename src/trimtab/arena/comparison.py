@@ -52,7 +52,7 @@ class Answer:
     judge_score: float
     proxy_score: float | None
     kl: float
-    """Nats of this response: log p under the policy less that under the reference."""
+    """KL(policy || reference) along this response, over the whole vocabulary at each token, nats."""
     tokens: int
     ended: str
     """How it ended, such as `stop` or `length`."""
@@ -178,7 +178,8 @@ def limits(comparison: Comparison) -> tuple[str, ...]:
         "seed could change is not in them.",
         "The judge is a model. Its verdicts count for as much as its agreement with people, shown "
         "at the top, and rewards have units of their own: compare them within a column.",
-        "KL is estimated from samples, so a policy close to its reference can come out slightly below 0.",
+        "The judge, PPO's reward model and both policies all begin from the same SFT model, so their errors "
+        "are not independent. A PPO run is also told, by a penalty, not to run into the length limit.",
     ]
     if any(policy.proxy_reward for policy in comparison.policies):
         said.append(

@@ -12,9 +12,9 @@ from typing import Literal
 
 from trimtab.statistics.intervals import number
 
-CostStage = Literal["sft", "reward", "ppo", "reference", "dpo", "judge", "play"]
+CostStage = Literal["sft", "reward", "ppo", "reference", "dpo", "judge", "measuring"]
 """`reference` is DPO's pass over the pairs before training; `judge` trains the judge's own reward
-model; `play` answers the held-out prompts and scores the answers."""
+model; `measuring` is evaluation on dev data and checkpoints, which no method is charged with."""
 
 CHARGED: dict[str, tuple[CostStage, ...]] = {
     "sft": ("sft",),

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from trimtab.arena.cost import CostStage, StageCost
-from trimtab.runs.run import read_facts, read_metrics
+from trimtab.config import read_yaml
+from trimtab.errors import ConfigError, RunError
+from trimtab.runs.cost import Cost, Part
+from trimtab.runs.run import is_done, read_facts, read_metrics
 
 
 def stage_costs(runs: Mapping[str, str]) -> list[StageCost]:
-    """What each run cost; DPO's reference pass stands apart from its training.
+    """What each run cost; DPO's reference pass, and evaluation with checkpoints, stand apart.
 
     Args:
         runs: stage (sft, reward, judge, dpo, ppo) -> run folder.
+
+    Raises:
+        RunError: a folder holds no run, or one that is not finished.
     """
     costs: list[StageCost] = []
     for stage, folder in runs.items():
@@ -24,41 +30,61 @@ def stage_costs(runs: Mapping[str, str]) -> list[StageCost]:
 
 def _costs_of(stage: str, folder: Path) -> list[StageCost]:
     facts, rows = read_facts(folder), read_metrics(folder)
-    spent = facts["cost"]
-    reference_s = float((spent.get("parts") or {}).get("reference", 0.0))
-    # Processor seconds are not measured by part; the reference gets its share of the wall time.
-    share = reference_s / spent["wall_s"] if spent["wall_s"] else 0.0
-    parts: list[StageCost] = []
-    if reference_s:
-        parts.append(_part("reference", folder, facts, share, 0, 0))
+    if not is_done(folder):
+        raise RunError(
+            "the run is not finished, so its cost is not known",
+            where=str(folder),
+            found=f"costs.{stage}",
+            fix="finish it with --resume, or leave it out of costs",
+        )
+    spent = Cost.from_json(facts["cost"])
+    # Measuring and saving are this program's habits, not the method's needs: they stand apart.
+    aside = _sum(spent, ("evaluation", "checkpoints"))
+    reference = _sum(spent, ("reference",))
+    own = Part(spent.wall_s - aside.wall_s - reference.wall_s, spent.cpu_s - aside.cpu_s - reference.cpu_s)
     trained, generated = _tokens(stage, folder, rows)
-    parts.append(_part(stage, folder, facts, 1.0 - share, trained, generated))
-    return parts
+    device = str(facts.get("device", ""))
+
+    def part(kind: str, time: Part, trained: int = 0, generated: int = 0) -> StageCost:
+        return StageCost(
+            stage=_kind(kind),
+            run=folder.name,
+            wall_s=time.wall_s,
+            cpu_s=time.cpu_s,
+            peak_memory_bytes=spent.peak_memory_bytes,
+            tokens_trained=trained,
+            tokens_generated=generated,
+            device=device,
+        )
+
+    costs = [part(stage, own, trained, generated)]
+    if reference.wall_s:
+        costs.insert(0, part("reference", reference))
+    return [*costs, part("measuring", aside)]
 
 
-def _part(
-    stage: str, folder: Path, facts: Mapping[str, Any], share: float, trained: int, generated: int
-) -> StageCost:
-    kind: CostStage = stage  # type: ignore[assignment]  # the caller's names are those of CostStage
-    return StageCost(
-        stage=kind,
-        run=folder.name,
-        wall_s=share * facts["cost"]["wall_s"],
-        cpu_s=share * facts["cost"]["cpu_s"],
-        peak_memory_bytes=facts["cost"]["peak_memory_bytes"],
-        tokens_trained=trained,
-        tokens_generated=generated,
-        device=str(facts.get("device", "")),
+def _sum(spent: Cost, names: Sequence[str]) -> Part:
+    found = [spent.parts[name] for name in names if name in spent.parts]
+    return Part(sum(part.wall_s for part in found), sum(part.cpu_s for part in found))
+
+
+def _kind(stage: str) -> CostStage:
+    for kind in get_args(CostStage):
+        if kind == stage:
+            return cast(CostStage, kind)
+    raise ConfigError(
+        "there is no such stage to count the cost of",
+        where=f"costs.{stage}",
+        fix=f"one of {', '.join(get_args(CostStage))}",
     )
 
 
 def _tokens(stage: str, folder: Path, rows: list[dict[str, Any]]) -> tuple[int, int]:
-    """Tokens trained (each epoch counts) and generated, from the metrics."""
+    """Tokens trained (every epoch and every trained model counts) and generated, from the metrics."""
     trained = sum(int(row.get("tokens", 0)) for row in rows)
     if stage != "ppo":
         return trained, 0
-    from trimtab.config import read_yaml
-
     settings = read_yaml(folder / "config.yaml")
     generated = sum(row["length"] * settings["rollouts"] for row in rows if "length" in row)
-    return trained * settings["epochs"], round(generated)
+    models = 2  # the policy and the value model
+    return trained * settings["epochs"] * models, round(generated)

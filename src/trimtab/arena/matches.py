@@ -28,7 +28,7 @@ ROW_TOKENS = 2048
 
 
 def answer_texts(
-    source: str, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int, device: str
+    source: str, rows: Sequence[formats.Row[Prompt]], sampling: Sampling, *, seed: int, device: str
 ) -> list[dict[str, object]]:
     """One answer to each prompt: its text, tokens, log-probability in nats, and whether it stopped.
 
@@ -36,9 +36,10 @@ def answer_texts(
         DataError: a prompt is too long for `LIMITS`, or holds control tokens.
     """
     policy = load_policy(source, choose(device, "auto"), bytes_per_parameter=FROZEN_BYTES)
-    encoded = encode_prompts(policy.codec, [formats.Row(prompt, "prompt", 0) for prompt in prompts], LIMITS)
+    encoded = encode_prompts(policy.codec, rows, LIMITS)
     if encoded.left_out:
-        raise DataError("the prompt cannot be used", found=encoded.left_out[0][1])
+        where, reason = encoded.left_out[0]
+        raise DataError("the prompt cannot be used", where=where, found=reason, fix="leave it out")
     stopping = replace(sampling, stop_ids=(policy.codec.stop_id,))
     drawn_from = seeds(seed, len(encoded.examples))
     rollouts = answer(policy, encoded.examples, stopping, drawn_from, name=Path(source).name)
@@ -59,19 +60,27 @@ def answer_question(
     """Answer one person's question: as a chat, or as text to continue where the model has no template."""
     chats = load_tokenizer(source).tokenizer.chat_template is not None
     prompt: Prompt = (Message("user", question),) if chats else question
-    return answer_texts(source, [prompt], sampling, seed=seed, device=device)[0]
+    rows = [formats.Row(prompt, "the prompt", 0)]
+    return answer_texts(source, rows, sampling, seed=seed, device=device)[0]
 
 
 def play_matches(
     left: str, right: str, rows: Sequence[formats.Row[Prompt]], sampling: Sampling, *, seed: int, device: str
 ) -> list[Comparison]:
     """Both models answer every prompt, each with seeds of its own."""
-    prompts = [row.record for row in rows]
-    first = answer_texts(left, prompts, sampling, seed=seed, device=device)
-    second = answer_texts(right, prompts, sampling, seed=seed + 1, device=device)
+    first = answer_texts(left, rows, sampling, seed=seed, device=device)
+    second = answer_texts(right, rows, sampling, seed=seed + 1, device=device)
     return [
-        Comparison(prompt=prompt, a=str(a["response"]), b=str(b["response"]), source_a=left, source_b=right)
-        for prompt, a, b in zip(prompts, first, second, strict=True)
+        Comparison(
+            prompt=row.record,
+            a=str(a["response"]),
+            b=str(b["response"]),
+            source_a=left,
+            source_b=right,
+            stopped_a=bool(a["stopped"]),
+            stopped_b=bool(b["stopped"]),
+        )
+        for row, a, b in zip(rows, first, second, strict=True)
     ]
 
 
@@ -85,9 +94,12 @@ def judge_comparisons(
         try:
             pair = [
                 reward_model.encode_answer(
-                    scorer.codec, reward_model.Answer(row.record.prompt, text, True), LIMITS
+                    scorer.codec, reward_model.Answer(row.record.prompt, text, stopped), LIMITS
                 )
-                for text in (row.record.a, row.record.b)
+                for text, stopped in (
+                    (row.record.a, row.record.stopped_a),
+                    (row.record.b, row.record.stopped_b),
+                )
             ]
         except UnusableRow as error:
             left_out.append((row.where, str(error)))

@@ -9,12 +9,9 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
-from trimtab.data.batches import micro_batches, pack
+from trimtab.model.passes import over_rows, response_count
 from trimtab.model.policy import Policy, response_kl
 from trimtab.rollout.types import Rollout
-from trimtab.runs import progress
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,6 @@ def seeds(seed: int, count: int) -> list[int]:
     return [int.from_bytes(digest[:7], "big") for digest in digests]
 
 
-@torch.no_grad()
 def divergence(
     policy: Policy, reference: Policy, rollouts: Sequence[Rollout], *, row_tokens: int, name: str
 ) -> list[float]:
@@ -43,14 +39,12 @@ def divergence(
     On answers that the policy sampled at temperature 1 the mean estimates the sequence KL without
     bias, and never comes out negative (docs/math.md#kl-exact).
     """
-    examples = [rollout.example for rollout in rollouts]
-    nats = [0.0] * len(examples)
-    with progress.bar(f"{name} KL", len(examples), unit="answers") as bar:
-        for group in micro_batches(examples, row_tokens):
-            row = pack([examples[index] for index in group]).to(policy.numerics.device)
-            with policy.numerics.autocast():
-                per_token = response_kl(policy.model, reference.model, row)
-            for index, value in zip(group, row.sum_by_response(per_token).tolist(), strict=True):
-                nats[index] = value
-            bar.advance(len(group))
-    return nats
+    values = over_rows(
+        [rollout.example for rollout in rollouts],
+        lambda row: row.sum_by_response(response_kl(policy.model, reference.model, row)),
+        response_count,
+        row_tokens=row_tokens,
+        numerics=policy.numerics,
+        name=f"{name} KL",
+    )
+    return [float(value) for value in values]

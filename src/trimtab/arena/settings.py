@@ -27,12 +27,10 @@ class CompareSettings(Settings):
     """Comparisons that nobody was trained on: their prompts are answered, their verdicts test the judge."""
     costs: dict[str, str] = Field(default_factory=dict)
     """Stage (sft, reward, judge, dpo, ppo) -> its run, for the account of what each method cost."""
-    prompts: PositiveInt = 128
-    """Held-out prompts to answer."""
+    prompts: Annotated[int, Field(ge=2)] = 128
+    """Held-out prompts to answer, at temperature 1."""
     shown: Annotated[int, Field(ge=0)] = 24
     """Prompts shown side by side in the report."""
-    temperature: Annotated[float, Field(gt=0)] = 1.0
-    """Of sampling; the KL is measured at 1 whatever this is."""
     dialogues: Literal["chat", "raw"] = "chat"
     """How raw HH-RLHF dialogues are read."""
     device: str = "auto"
@@ -45,7 +43,7 @@ class CompareSettings(Settings):
     """Tokens of a prompt at most."""
     max_response: PositiveInt = 64
     """Tokens of a response at most."""
-    row_tokens: PositiveInt = 2048
+    row_tokens: PositiveInt = 1024
     """Tokens that go through the model at once."""
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from trimtab.cli.options import AsJson
+from trimtab.cli.text import visible
 from trimtab.errors import ConfigError
 
 app = typer.Typer()
@@ -48,7 +49,10 @@ def generate(
 
     sampling = Sampling(max_new=max_new, temperature=temperature, top_p=top_p)
     answer = answer_question(model, text, sampling, seed=seed, device=device)
-    typer.echo(json.dumps({"prompt": text, **answer}, ensure_ascii=False) if as_json else answer["response"])
+    if as_json:
+        typer.echo(json.dumps({"prompt": text, **answer}, ensure_ascii=False))
+    else:
+        typer.echo(visible(str(answer["response"])))
 
 
 @app.command()
@@ -106,8 +110,8 @@ def judge(
         typer.echo(json.dumps(result, ensure_ascii=False))
         return
     for where, reason in left_out:
-        typer.echo(f"left out {where}: {reason}", err=True)
-    typer.echo(", ".join(f"{name}: {count}" for name, count in result.items()))
+        typer.echo(visible(f"left out {where}: {reason}"), err=True)
+    typer.echo(visible(", ".join(f"{name}: {count}" for name, count in result.items())))
     typer.echo(out)
 
 

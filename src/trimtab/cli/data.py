@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trimtab import formats
+from trimtab.cli.text import visible
 from trimtab.data.tokens import Codec, Limits, UnusableRow
 from trimtab.errors import DataError
 from trimtab.formats.rows import Record
@@ -120,11 +121,12 @@ def _counter(model: str | None) -> CountTokens | None:
 def _print_defect(console: Console, defect: formats.Defect) -> None:
     colour = "red" if defect.severity == "error" else "yellow"
     field = f" [{defect.field}]" if defect.field else ""
-    line = Text.assemble((defect.where, "bold"), f"{field}: ", (defect.kind, colour), f": {defect.what}")
+    what = visible(f": {defect.what}")
+    line = Text.assemble((defect.where, "bold"), visible(f"{field}: "), (defect.kind, colour), what)
     console.print(line, soft_wrap=True, highlight=False)
     for name, text in (("found", defect.found), ("fix", defect.fix)):
         if text:
-            console.print(Text(f"  {name + ':':<7}{text}"), soft_wrap=True, highlight=False)
+            console.print(Text(visible(f"  {name + ':':<7}{text}")), soft_wrap=True, highlight=False)
 
 
 def _print_file(console: Console, file: FileReport) -> None:

@@ -42,6 +42,13 @@ def doctor(as_json: AsJson = False) -> None:
         print_rows([("what", "found"), *found.items()])
 
 
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "missing"
+
+
 def _found() -> dict[str, str]:
     import torch
 
@@ -53,7 +60,7 @@ def _found() -> dict[str, str]:
     return {
         "trimtab": __version__,
         "python": platform.python_version(),
-        **{name: metadata.version(name) for name in _PACKAGES},
+        **{name: _version(name) for name in _PACKAGES},
         "cores": f"{os.cpu_count()}, {torch.get_num_threads()} threads used",
         "computes on": numerics.name,
         "memory": f"{available_memory(numerics.device) / 1e9:.1f} GB available",

@@ -13,6 +13,7 @@ import typer
 
 from trimtab import __version__
 from trimtab.cli import answers, data, doctor, models, pipelines, runs, stages
+from trimtab.cli.text import visible
 from trimtab.errors import Interrupted, ResourceError, TrimtabError
 
 app = typer.Typer(
@@ -53,10 +54,14 @@ def main() -> None:
         _leave(str(error), Interrupted.EXIT_CODE)
     except TrimtabError as error:
         _leave(str(error), 1)
-    except KeyboardInterrupt:
-        _leave("interrupted; run the same command with --resume to go on from the last checkpoint", 130)
+    except SystemExit as left:
+        if left.code == Interrupted.EXIT_CODE:  # typer turns a KeyboardInterrupt into this, without a word
+            typer.echo("interrupted; a run goes on from its last checkpoint with --resume", err=True)
+        raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        _leave(str(_as_message(error)), 1)
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
@@ -69,8 +74,18 @@ def main() -> None:
 
 
 def _leave(message: str, code: int) -> None:
-    typer.echo(message, err=True)
+    typer.echo(visible(message), err=True)
     sys.exit(code)
+
+
+def _as_message(error: OSError) -> TrimtabError:
+    """What the system refuses (a full disk, a folder that may not be written) in the usual form."""
+    return TrimtabError(
+        "the system refused to read or write",
+        where=str(error.filename or ""),
+        found=error.strerror or str(error),
+        fix="check the path, its permissions and the free space",
+    )
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

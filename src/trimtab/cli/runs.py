@@ -24,7 +24,7 @@ def list_runs(
 
     Example: trimtab runs list runs/demo
     """
-    found = [_brief(path.parent) for path in sorted(folder.glob("**/run.json"))]
+    found = [_brief(path.parent) for path in sorted(folder.glob("**/run.json")) if _is_run(path)]
     if as_json:
         typer.echo(json.dumps(found, ensure_ascii=False))
     elif not found:
@@ -53,6 +53,14 @@ def show(
     if measured:
         typer.echo("")
         print_rows([("metric", "first", "last"), *measured])
+
+
+def _is_run(path: Path) -> bool:
+    """Whether this run.json is one of ours: others use the name too."""
+    try:
+        return "stage" in json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, TypeError, OSError):
+        return False
 
 
 def _brief(folder: Path) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from trimtab.cli.text import visible
+
 if TYPE_CHECKING:
     from trimtab.arena.comparison import Comparison
 
@@ -22,7 +24,7 @@ def print_rows(rows: list[tuple[str, ...]], *, title: str = "") -> None:
     for name in rows[0]:
         table.add_column(name)
     for row in rows[1:]:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(visible(cell)) for cell in row))
     console = Console()
     console.print(table, width=None if console.is_terminal else _WIDTH_OF_FILES)
 
@@ -32,7 +34,7 @@ def print_comparison(comparison: Comparison) -> None:
     from trimtab.arena.comparison import match_rows, summary_rows
     from trimtab.arena.cost import method_rows
 
-    typer.echo(f"\n{comparison.headline}\n{comparison.judge.sentence}\n")
+    typer.echo(visible(f"\n{comparison.headline}\n{comparison.judge.sentence}\n"))
     print_rows(match_rows(comparison), title="who was preferred")
     typer.echo("")
     print_rows(summary_rows(comparison), title="what they are like (proxy: what PPO was trained on)")

@@ -11,9 +11,11 @@ Left to others: which rows may be used (`formats`), how ids are laid out in rows
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from trimtab.errors import ConfigError, DataError, ModelError
@@ -63,6 +65,10 @@ class Limits:
                 )
 
 
+Texts = tuple[tuple[str, bool], ...]
+"""Responses, each with whether it came to its end."""
+
+
 class UnusableRow(Exception):
     """This one row cannot become ids; the reason is the message."""
 
@@ -109,14 +115,19 @@ class Codec:
         """The stop token as the template writes it."""
         return str(self.tokenizer.convert_ids_to_tokens(self.stop_id))
 
-    @property
+    @cached_property
+    def control_tokens(self) -> frozenset[str]:
+        """What no person's text may spell."""
+        special = {str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special}
+        return frozenset(special | set(self.tokenizer.all_special_tokens) | {self.stop_text})
+
+    @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of vocabulary, template and stop token: equal fingerprints give equal ids."""
-        parts = [
-            repr(sorted(self.tokenizer.get_vocab().items())),
-            str(self.tokenizer.chat_template),
-            str(self.stop_id),
-        ]
+        """SHA-256 of the whole tokenizer, template and stop token: equal fingerprints give equal ids."""
+        whole = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        # Not its padding and truncation: they are settings of calls, and trimtab uses neither.
+        rules = {key: whole[key] for key in ("added_tokens", "normalizer", "pre_tokenizer", "model")}
+        parts = [json.dumps(rules, sort_keys=True), str(self.tokenizer.chat_template), str(self.stop_id)]
         return hashlib.sha256("\x00".join(parts).encode()).hexdigest()
 
     @property
@@ -161,12 +172,14 @@ class Codec:
         is still a chat; plain text keeps its end.
 
         Raises:
-            UnusableRow: the last turn alone is too long, or the text holds control tokens.
+            UnusableRow: the last turn alone is too long, the text holds control tokens, or is empty.
         """
         self._refuse_control_tokens(
             [prompt] if isinstance(prompt, str) else [turn.content for turn in prompt]
         )
         ids = self._ids(self.prompt_text(prompt), special=isinstance(prompt, str))
+        if not ids:
+            raise UnusableRow("the prompt is empty: there is no token to predict the response from")
         if len(ids) <= limit:
             return ids, False
         if isinstance(prompt, str):
@@ -177,20 +190,28 @@ class Codec:
                 return ids, True
         raise UnusableRow(f"the last turn alone needs {len(ids)} tokens, more than the {limit} of max_prompt")
 
-    def encode_response(self, prompt: Prompt, response: str, limit: int) -> Response:
+    def encode_response(self, prompt: Prompt, response: str, limit: int, *, stopped: bool = True) -> Response:
         """Ids of the response, the stop token last; cut at `limit`, and then without a stop token.
 
+        Args:
+            stopped: False for a response that a length limit had cut before: it gets no stop token.
+
         Raises:
-            UnusableRow: the text holds control tokens.
+            UnusableRow: the text holds control tokens, or is empty and was cut.
         """
         self._refuse_control_tokens([response])
         ids = self._ids(self.response_text(prompt, response), special=False)
         assert ids[-1] == self.stop_id, "the response text ends with the stop token"
-        return Response(ids, True) if len(ids) <= limit else Response(ids[:limit], False)
+        if not stopped:
+            ids = ids[:-1]
+        if not ids:
+            raise UnusableRow("the response is empty and was cut off: there is no token of it")
+        return Response(ids[:limit], stopped and len(ids) <= limit)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of a response, without its stop token and other control tokens."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+        written = [token for token in ids if token != self.stop_id]  # which need not count as special
+        return str(self.tokenizer.decode(written, skip_special_tokens=True)).strip()
 
     def _render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
         if not self.tokenizer.chat_template:
@@ -216,9 +237,8 @@ class Codec:
     def _refuse_control_tokens(self, texts: Iterable[str]) -> None:
         # A person's text that spells a control token would become one: it could close the turn
         # and speak in another role.
-        control = {str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special}
         for text in texts:
-            for token in control | set(self.tokenizer.all_special_tokens):
+            for token in self.control_tokens:
                 if token in text:
                     raise UnusableRow(f"the text holds the model's control token {token!r}")
 
@@ -230,7 +250,7 @@ def _without_oldest_turns(prompt: tuple[Message, ...]) -> Iterable[tuple[Message
     for first in range(1, len(turns)):
         if turns[first].role == "user":  # templates expect the user to begin
             yield (*system, *turns[first:])
-    if system and turns[-1].role == "user":
+    if system and turns and turns[-1].role == "user":
         yield turns[-1:]
 
 
@@ -240,17 +260,17 @@ def encode_comparisons(codec: Codec, rows: Iterable[Row[Comparison]], limits: Li
     Ties, undecided pairs, and pairs that the limits made equal are left out with the reason.
     """
 
-    def encode(comparison: Comparison) -> tuple[Prompt, tuple[str, ...]]:
+    def encode(comparison: Comparison) -> tuple[Prompt, Texts]:
         if not comparison.decided:
             raise UnusableRow("no winner: a tie, or not yet judged")
-        return comparison.prompt, (comparison.chosen, comparison.rejected)
+        return comparison.prompt, comparison.pair
 
     return _encode(codec, rows, limits, encode)
 
 
 def encode_demonstrations(codec: Codec, rows: Iterable[Row[Demonstration]], limits: Limits) -> Encoded:
     """Each demonstration as an example with one response."""
-    return _encode(codec, rows, limits, lambda shown: (shown.prompt, (shown.response,)))
+    return _encode(codec, rows, limits, lambda shown: (shown.prompt, ((shown.response, True),)))
 
 
 def encode_prompts(codec: Codec, rows: Iterable[Row[Prompt]], limits: Limits) -> Encoded:
@@ -262,14 +282,17 @@ def _encode(
     codec: Codec,
     rows: Iterable[Row[Any]],
     limits: Limits,
-    parts: Callable[[Any], tuple[Prompt, tuple[str, ...]]],
+    parts: Callable[[Any], tuple[Prompt, Texts]],
 ) -> Encoded:
     encoded = Encoded()
     for row in rows:
         try:
             prompt, responses = parts(row.record)
             prompt_ids, shortened = codec.encode_prompt(prompt, limits.prompt)
-            encodings = tuple(codec.encode_response(prompt, text, limits.response) for text in responses)
+            encodings = tuple(
+                codec.encode_response(prompt, text, limits.response, stopped=stopped)
+                for text, stopped in responses
+            )
             if len(encodings) == 2 and encodings[0].ids == encodings[1].ids:
                 raise UnusableRow(f"the responses are the same in their first {limits.response} tokens")
         except UnusableRow as error:

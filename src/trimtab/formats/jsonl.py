@@ -153,5 +153,8 @@ def write_jsonl(path: Path, objects: Iterable[RawRow]) -> None:
     data = text.encode("utf-8")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+    with partial.open("wb") as file:
+        file.write(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(partial, path)

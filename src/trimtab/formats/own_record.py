@@ -2,7 +2,7 @@
 
     {"prompt": "..." or [messages], "a": "...", "b": "...",
      "verdict": {"preferred": "a", "judge": "...", "strength": 2, "shown": "ba", "at": "2026-01-31T12:00Z"},
-     "source_a": "runs/ppo", "source_b": "runs/dpo", "group": "..."}
+     "source_a": "runs/ppo", "source_b": "runs/dpo", "stopped_a": false, "group": "..."}
 
 Only `prompt`, `a` and `b` are needed, and `preferred` in a verdict; what is not known is left away.
 """
@@ -30,6 +30,8 @@ def read_comparison(row: RawRow) -> Comparison:
         verdict=None if "verdict" not in row else _verdict(row["verdict"]),
         source_a=text_of(row.get("source_a", ""), "source_a"),
         source_b=text_of(row.get("source_b", ""), "source_b"),
+        stopped_a=_flag(row, "stopped_a"),
+        stopped_b=_flag(row, "stopped_b"),
         group=text_of(row.get("group", ""), "group"),
     )
     if not comparison.source_a:
@@ -39,6 +41,15 @@ def read_comparison(row: RawRow) -> Comparison:
     if comparison.decided:
         check_different(comparison.a, comparison.b, ("a", "b"))
     return comparison
+
+
+def _flag(row: RawRow, field: str) -> bool:
+    value = row.get(field, True)
+    if not isinstance(value, bool):
+        raise RowError(
+            "wrong value", f"`{field}` is true or false", field=field, found=excerpt(value), fix="write false"
+        )
+    return value
 
 
 def _verdict(value: object) -> Verdict:
@@ -77,6 +88,7 @@ def comparison_json(comparison: Comparison) -> RawRow:
         "b": comparison.b,
         "verdict": None if comparison.verdict is None else _known(asdict(comparison.verdict)),
         **_known({name: getattr(comparison, name) for name in ("source_a", "source_b", "group")}),
+        **{name: False for name in ("stopped_a", "stopped_b") if not getattr(comparison, name)},
     }
     return {key: value for key, value in fields.items() if value is not None}
 

@@ -29,10 +29,11 @@ def prompt_key(prompt: Prompt) -> str:
 def split_by_prompt(
     rows: Sequence[Row[R]], shares: Mapping[str, float], seed: int
 ) -> dict[str, list[Row[R]]]:
-    """Rows into named splits; every prompt falls into one split with all its rows.
+    """Rows into named splits; every conversation falls into one split with all its rows.
 
-    The split follows from a hash of prompt and seed alone: it does not depend on the other rows, so rows
-    added later never move a prompt. The price is that shares are met on average over prompts, not exactly.
+    The split follows from a hash of its first user turn and the seed alone: it does not depend on the
+    other rows, so rows added later never move a prompt. The price is that shares are met on average, not
+    exactly.
 
     Args:
         shares: split name -> expected share of the prompts; they sum to 1.
@@ -54,9 +55,20 @@ def split_by_prompt(
     return splits
 
 
+def conversation_key(prompt: Prompt) -> str:
+    """Equal for prompts that are turns of one conversation: those that begin with the same user turn.
+
+    HH-RLHF has several rows of many conversations; the later ones hold the replies of the earlier.
+    """
+    if isinstance(prompt, str):
+        return prompt_key(prompt)
+    first = next((index for index, turn in enumerate(prompt) if turn.role == "user"), len(prompt) - 1)
+    return prompt_key(prompt[: first + 1])
+
+
 def _place(prompt: Prompt, seed: int) -> float:
     """Uniform over [0, 1)."""
-    digest = hashlib.sha256(f"{seed}\n{prompt_key(prompt)}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}\n{conversation_key(prompt)}".encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
 
 

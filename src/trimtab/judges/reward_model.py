@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
-from trimtab.data.batches import micro_batches, pack
-from trimtab.data.tokens import Codec, Example, Limits, Response, UnusableRow
+from trimtab.data.tokens import Codec, Example, Limits, UnusableRow
+from trimtab.errors import DataError
 from trimtab.model import scalar
+from trimtab.model.passes import over_rows, response_count
 from trimtab.model.scalar import Scorer
 from trimtab.records import Prompt
 from trimtab.rollout.types import Rollout
-from trimtab.runs import progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,22 +23,19 @@ class Answer:
     stopped: bool
 
 
-@torch.no_grad()
 def score(
     scorer: Scorer, examples: Sequence[Example], *, row_tokens: int, name: str
 ) -> list[tuple[float, ...]]:
     """The reward of every response of every example, in order."""
-    scores: list[tuple[float, ...]] = [()] * len(examples)
-    with progress.bar(name, len(examples), unit="examples") as bar:
-        for group in micro_batches(examples, row_tokens):
-            row = pack([examples[index] for index in group]).to(scorer.numerics.device)
-            with scorer.numerics.autocast():
-                values = scalar.rewards(scorer.model, row).tolist()
-            for index in group:
-                count = len(examples[index].responses)
-                scores[index], values = tuple(values[:count]), values[count:]
-            bar.advance(len(group))
-    return scores
+    values = over_rows(
+        examples,
+        lambda row: scalar.rewards(scorer.model, row),
+        response_count,
+        row_tokens=row_tokens,
+        numerics=scorer.numerics,
+        name=name,
+    )
+    return [tuple(part.tolist()) for part in values]
 
 
 def as_read_by(
@@ -49,7 +44,7 @@ def as_read_by(
     """Sampled responses as the judge's ids: the very ids where it shares the policy's tokenizer.
 
     Raises:
-        UnusableRow: the judge's own template or limits cannot take a prompt.
+        DataError: the judge's own tokenizer, template or limits cannot take a prompt or a response.
     """
     if scorer.codec.fingerprint == codec.fingerprint:
         return [rollout.example for rollout in rollouts]
@@ -57,15 +52,19 @@ def as_read_by(
         Answer(prompt, codec.decode(rollout.response.ids), rollout.response.stopped)
         for prompt, rollout in zip(prompts, rollouts, strict=True)
     ]
-    return [encode_answer(scorer.codec, answer, limits) for answer in answers]
+    try:
+        return [encode_answer(scorer.codec, answer, limits) for answer in answers]
+    except UnusableRow as error:
+        raise DataError(
+            "the judge cannot read an answer",
+            where=scorer.source,
+            found=str(error),
+            fix="use a judge that was trained from the same model as the policies, or raise max_prompt",
+        ) from error
 
 
 def encode_answer(codec: Codec, answer: Answer, limits: Limits) -> Example:
     """One response as an example; one that was cut off gets no stop token."""
     prompt, _ = codec.encode_prompt(answer.prompt, limits.prompt)
-    response = codec.encode_response(answer.prompt, answer.text, limits.response)
-    if response.stopped and not answer.stopped:
-        if len(response.ids) == 1:
-            raise UnusableRow("the response is empty and was cut off: there is no token to score")
-        response = Response(response.ids[:-1], stopped=False)
+    response = codec.encode_response(answer.prompt, answer.text, limits.response, stopped=answer.stopped)
     return Example(prompt, (response,))

@@ -44,12 +44,12 @@ def choose(device: str, precision: str) -> Numerics:
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    chosen = torch.device(device)
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(chosen.type, False):
+    if not there.get(device.partition(":")[0], False):
         raise ConfigError(
             "this device is not there", where="device", found=device, fix="set device to auto or cpu"
         )
+    chosen = torch.device(device)
     wide = precision == "float32" or (precision == "auto" and not _computes_bfloat16(chosen))
     return Numerics(chosen, None if wide else torch.bfloat16)
 

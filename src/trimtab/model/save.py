@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trimtab.data.tokens import Codec
-from trimtab.errors import ResourceError
 from trimtab.model.reading import without_progress_bars
-from trimtab.runs.files import new_folder
+from trimtab.runs.files import new_folder, require_room
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -21,16 +19,13 @@ def save_model(model: PreTrainedModel, codec: Codec, folder: Path) -> None:
     Raises:
         ResourceError: the disk has too little room.
     """
-    needed = sum(p.numel() * p.element_size() for p in model.parameters())
-    free = shutil.disk_usage(folder.parent).free
-    if free < needed:
-        raise ResourceError(
-            "the disk has too little room for the model",
-            where=str(folder),
-            found=f"{needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free",
-            fix="free some space and run the same command with --resume",
-        )
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    require_room(folder.parent, size, "the model")
     with new_folder(folder) as temporary:
+        # Elsewhere, too, generation ends at the stop token. Models with a scalar head do not generate.
+        if getattr(model, "generation_config", None) is not None:
+            model.generation_config.eos_token_id = codec.stop_id
+            model.generation_config.pad_token_id = codec.pad_id
         used_cache = model.config.use_cache
         model.config.use_cache = True  # others generate with it; ours is switched off while training
         try:

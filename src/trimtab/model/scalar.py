@@ -148,4 +148,10 @@ def _head(model: PreTrainedModel) -> nn.Linear:
 def _scalars(model: PreTrainedModel, states: Tensor) -> Tensor:
     with torch.autocast(states.device.type, enabled=False):
         scores: Tensor = _head(model)(states.float())
+    if not torch.isfinite(scores).all():
+        raise ModelError(
+            "the scalar head gives values that are not finite",
+            where=str(model.config.name_or_path),
+            fix="set precision to float32, or train it again with a lower learning rate",
+        )
     return scores.squeeze(-1) - reward_bias(model)

@@ -20,7 +20,9 @@ from trimtab.pipeline.settings import PipelineSettings, Planned, split_names, sp
 from trimtab.records import Comparison
 from trimtab.runs import progress
 from trimtab.runs.files import write_json, write_text
-from trimtab.runs.run import is_done, read_facts
+from trimtab.runs.run import finished, is_done, read_facts
+
+_PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StageFailed(Exception):
@@ -36,11 +38,12 @@ def run_pipeline(pipeline: PipelineSettings, stages: Sequence[Planned], folder: 
     """Make the splits and run the stages that are not done.
 
     Raises:
-        RunError: a finished stage was run with other settings than it has now.
+        RunError: a finished stage was run with other settings than it has now, or from other runs.
         StageFailed: a stage showed an error and ended.
         Interrupted: after Ctrl-C; the stage under way has saved its state.
     """
     refuse_changed(stages)
+    refuse_orphans(stages)
     make_splits(pipeline, folder)
     for number, stage in enumerate(stages, start=1):
         title = f"[{number}/{len(stages)}] {stage.name}"
@@ -64,6 +67,21 @@ def refuse_changed(stages: Sequence[Planned]) -> None:
                 found="; ".join(changed[:4]),
                 fix="delete its folder and those of the stages after it, or choose another --out",
             )
+
+
+def refuse_orphans(stages: Sequence[Planned]) -> None:
+    """A stage that is done keeps its parents: one that was made anew makes the stage out of date."""
+    for stage in stages:
+        if not is_done(stage.folder):
+            continue
+        for parent in read_facts(stage.folder).get("parents", {}).values():
+            if parent["finished"] != finished(parent["source"]):
+                raise RunError(
+                    "this stage is done, but from a run that is no longer there",
+                    where=str(stage.folder),
+                    found=f"{parent['source']} of {parent['finished']}",
+                    fix=f"delete {stage.folder} too: it will be made from the new one",
+                )
 
 
 def make_splits(pipeline: PipelineSettings, folder: Path) -> None:
@@ -119,23 +137,38 @@ def run_stage(stage: Planned, folder: Path) -> None:
     # In a process group of its own, so that a terminal's Ctrl-C reaches the stage once, from here:
     # a second one would make it stop at once instead of saving.
     started: list[subprocess.Popen[bytes]] = []
+    received: list[int] = []
 
     def pass_on(number: int, frame: object) -> None:
+        received.append(number)
         for process in started:
             process.send_signal(number)
 
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, pass_on) for number in _PASSED_ON}
     try:
         started.append(subprocess.Popen(command, process_group=0))
         code = started[0].wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if code == Interrupted.EXIT_CODE:
+    _require_success(stage, code, folder, interrupted=bool(received))
+
+
+def _require_success(stage: Planned, code: int, folder: Path, *, interrupted: bool) -> None:
+    # A negative code is the signal that ended it; before its first step a stage does not catch Ctrl-C.
+    if interrupted or code in (Interrupted.EXIT_CODE, -signal.SIGINT, -signal.SIGTERM):
         raise Interrupted(
             "interrupted; what was done is saved",
             where=str(folder),
             fix="run the same command again to go on",
+        )
+    if code < 0:
+        raise RunError(
+            "the stage was killed",
+            where=str(stage.folder),
+            found=signal.Signals(-code).name,
+            fix=f"run the same command again to go on; if memory ran out, with a smaller "
+            f"stages.{stage.name}.row_tokens",
         )
     if code:
         raise StageFailed(stage.name, code)

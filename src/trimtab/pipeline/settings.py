@@ -7,11 +7,12 @@ else is taken as it stands.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from trimtab.arena.settings import CompareSettings
 from trimtab.config import Settings, build
@@ -28,10 +29,24 @@ _SPLIT_FIELDS = ("data", "dev", "held_out")
 _RUN_FIELDS = ("model", "reward_model", "judge", "proxy", "reference")
 
 
+RESERVED = ("data", "stages", "left_out", "splits")
+"""Names that the pipeline's own files have."""
+
+
+def _not_reserved(name: str) -> str:
+    if name in RESERVED:
+        raise ValueError(f"{name} is the name of a part of the pipeline's folder; choose another")
+    return name
+
+
+Name = Annotated[str, Field(pattern=r"^\w[\w.-]*$"), AfterValidator(_not_reserved)]
+"""What becomes a file's or folder's name: letters, digits, dots and hyphens."""
+
+
 class PipelineSettings(Settings):
     """Stages in order, from preferences to a report."""
 
-    name: str
+    name: Name
     """The pipeline's folder below `runs/`, unless --out names another."""
     model: str
     """The model that the first stage begins from."""
@@ -39,7 +54,7 @@ class PipelineSettings(Settings):
     """People's comparisons, to be split by prompt: a file or a hub data set."""
     held_out: str | None = None
     """Comparisons kept apart for measuring; none: a share of `comparisons` is."""
-    shares: dict[str, Annotated[float, Field(gt=0, lt=1)]]
+    shares: dict[Name, Annotated[float, Field(gt=0, lt=1)]]
     """Split -> expected share of the prompts; they sum to 1."""
     seed: int = 0
     """Of the split, and of every stage."""
@@ -53,9 +68,9 @@ class PipelineSettings(Settings):
     """Tokens of a prompt at most, in every stage."""
     max_response: PositiveInt = 64
     """Tokens of a response at most, in every stage."""
-    row_tokens: PositiveInt = 2048
+    row_tokens: PositiveInt = 1024
     """Tokens that go through a model at once, in every stage."""
-    stages: dict[str, dict[str, Any]]
+    stages: dict[Name, dict[str, Any]]
     """Name -> its settings; `stage` says its kind where the name is not one."""
 
     @model_validator(mode="after")
@@ -103,7 +118,7 @@ def plan(pipeline: PipelineSettings, folder: Path, *, where: str) -> list[Planne
         if "model" in known:
             common["model"] = pipeline.model
         runs = {stage.name: str(stage.folder) for stage in planned}
-        complete = _with_paths({**common, **tree}, runs, _splits(pipeline, folder))
+        complete = _with_paths({**common, **tree}, runs, _splits(pipeline, folder), f"{where}: stages.{name}")
         settings = build(KINDS[kind], complete, where=f"{where}: stages.{name}")
         planned.append(
             Planned(name=name, kind=kind, folder=folder / name, settings=settings.model_dump(mode="json"))
@@ -126,16 +141,31 @@ def _splits(pipeline: PipelineSettings, folder: Path) -> dict[str, str]:
 
 
 def _with_paths(
-    tree: Mapping[str, Any], runs: Mapping[str, str], splits: Mapping[str, str]
+    tree: Mapping[str, Any], runs: Mapping[str, str], splits: Mapping[str, str], where: str
 ) -> dict[str, Any]:
     result = dict(tree)
-    for key in _SPLIT_FIELDS:
-        if key in result:
-            result[key] = splits.get(result[key], result[key])
-    for key in _RUN_FIELDS:
-        if key in result:
-            result[key] = runs.get(result[key], result[key])
+    for keys, known in ((_SPLIT_FIELDS, splits), (_RUN_FIELDS, runs)):
+        for key in keys:
+            if isinstance(result.get(key), str):
+                result[key] = _path(result[key], known, f"{where}.{key}")
     for key in ("policies", "costs"):
         if isinstance(result.get(key), Mapping):
-            result[key] = {name: runs.get(value, value) for name, value in result[key].items()}
+            result[key] = {
+                name: _path(value, runs, f"{where}.{key}.{name}") for name, value in result[key].items()
+            }
     return result
+
+
+def _path(value: str, known: Mapping[str, str], where: str) -> str:
+    """The path of a known name; any other value as it stands, unless it is a known name misspelt."""
+    if value in known:
+        return known[value]
+    near = difflib.get_close_matches(value, known, n=1, cutoff=0.7)
+    if near and not Path(value).exists():
+        raise ConfigError(
+            "there is no earlier stage or split of this name",
+            where=where,
+            found=value,
+            fix=f"did you mean {near[0]}?",
+        )
+    return value

@@ -52,21 +52,21 @@ def _sources(facts: Mapping[str, Any]) -> list[tuple[str, ...]]:
         for role, parent in facts.get("parents", {}).items()
     ]
     data = [
-        (
-            name,
-            f"{facts[name]['source']} ({facts[name]['examples']} examples)",
-            str(facts[name]["sha256"])[:16],
-        )
-        for name in ("data", "dev")
-        if name in facts
+        (name, f"{fact['source']} ({fact['examples']} examples)", str(fact["sha256"])[:16])
+        for name, fact in facts.get("data", {}).items()
     ]
     return [*parents, *data]
 
 
 def _measured(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     """First and last value of each number that was logged on dev data, or else in training."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    dev = [name for name in names if name.startswith("dev_") and not name.endswith(("_low", "_high", "_n"))]
+    numbers = [(name, value) for row in rows for name, value in row.items()]
+    names = list(dict.fromkeys(name for name, value in numbers if isinstance(value, int | float)))
+    dev = [
+        name
+        for name in names
+        if name.startswith("dev_") and not name.endswith(("_low", "_high", "_n", "_change"))
+    ]
     shown = dev or [name for name in ("loss", "score", "kl") if name in names]
     return [(name, *_first_and_last(rows, name)) for name in shown]
 

@@ -1,7 +1,7 @@
 """Checkpoints: all that a run needs to go on, as safetensors and JSON, whole or not there.
 
     checkpoints/step-000100/
-      state.json            step, KL weight, cost so far, whatever else the stage keeps
+      state.json            step, rows logged and cost so far, whatever else the stage keeps
       NAME.safetensors      one file for each named group of tensors (weights, optimizer moments)
 
 Random numbers need no state of their own: every draw is seeded from the run's seed and the step.
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trimtab.errors import RunError
-from trimtab.runs.files import new_folder, write_json
+from trimtab.runs.files import new_folder, require_room, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,6 +54,9 @@ def save(run_folder: Path, state: Mapping[str, Any], groups: TensorGroups) -> Pa
     from safetensors.torch import save_file  # brings torch, which most commands do without
 
     folder = run_folder / "checkpoints" / f"step-{state['step']:06d}"
+    folder.parent.mkdir(exist_ok=True)
+    tensors_of_all = [tensor for tensors in groups.values() for tensor in tensors.values()]
+    require_room(folder.parent, sum(t.numel() * t.element_size() for t in tensors_of_all), "a checkpoint")
     with new_folder(folder) as temporary:
         for group, tensors in groups.items():
             plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -66,10 +69,11 @@ def save(run_folder: Path, state: Mapping[str, Any], groups: TensorGroups) -> Pa
 
 def latest(run_folder: Path) -> Checkpoint | None:
     """The newest checkpoint of a run, or None."""
-    folders = sorted((run_folder / "checkpoints").glob("step-*"))
-    if not folders:
+    # By their state: a folder without one was being removed when the process was killed.
+    states = sorted((run_folder / "checkpoints").glob("step-*/state.json"))
+    if not states:
         return None
-    return Checkpoint(folders[-1], json.loads((folders[-1] / "state.json").read_text(encoding="utf-8")))
+    return Checkpoint(states[-1].parent, json.loads(states[-1].read_text(encoding="utf-8")))
 
 
 def remove_all(run_folder: Path) -> None:

@@ -5,9 +5,19 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Time that one part of the work took."""
+
+    wall_s: float
+    cpu_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +29,14 @@ class Cost:
     """Processor seconds of all threads: less touched by other work on the machine than wall time."""
     peak_memory_bytes: int = 0
     """The largest resident size of the process, loading and libraries included."""
-    parts: dict[str, float] | None = None
-    """Wall seconds of each named part of the work."""
+    parts: dict[str, Part] = field(default_factory=dict)
+    """What named parts of the work took: training, evaluation, checkpoints, ..."""
+
+    @classmethod
+    def from_json(cls, tree: dict[str, Any]) -> Cost:
+        """The reverse of `as_json`."""
+        parts = {name: Part(**part) for name, part in tree["parts"].items()}
+        return cls(tree["wall_s"], tree["cpu_s"], tree["peak_memory_bytes"], parts)
 
     def as_json(self) -> dict[str, Any]:
         """For run.json and checkpoints."""
@@ -32,13 +48,21 @@ class Meter:
 
     def __init__(self, before: Cost | None = None) -> None:
         self.before = before or Cost()
-        self.parts: dict[str, float] = dict(self.before.parts or {})
+        self.parts = dict(self.before.parts)
         self._wall = time.perf_counter()
         self._cpu = time.process_time()
 
-    def add(self, part: str, seconds: float) -> None:
-        """Count seconds towards a named part."""
-        self.parts[part] = self.parts.get(part, 0.0) + seconds
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Count the block's time towards a named part, also when it is interrupted."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        try:
+            yield
+        finally:
+            before = self.parts.get(part, Part(0.0, 0.0))
+            self.parts[part] = Part(
+                before.wall_s + time.perf_counter() - wall, before.cpu_s + time.process_time() - cpu
+            )
 
     def total(self) -> Cost:
         """The cost up to now."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -55,13 +56,14 @@ def new_folder(path: Path) -> Iterator[Path]:
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
+                file.chmod(0o644)  # safetensors writes for the owner alone
                 _sync_file(file)
         shutil.rmtree(path, ignore_errors=True)
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in (28, 122):  # no space, over quota
+        if _is_disk_full(error):
             raise ResourceError(
                 "the disk is full",
                 where=str(path),
@@ -69,6 +71,30 @@ def new_folder(path: Path) -> Iterator[Path]:
                 fix="free some space and run the same command with --resume",
             ) from error
         raise
+
+
+def require_room(folder: Path, needed: int, what: str) -> None:
+    """Refuse to begin writing what cannot fit.
+
+    Raises:
+        ResourceError: the disk has less than `needed` bytes free.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ResourceError(
+            f"the disk has too little room for {what}",
+            where=str(folder),
+            found=f"{needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free",
+            fix="free some space and run the same command with --resume",
+        )
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    codes = (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(error, OSError):
+        return error.errno in codes
+    # safetensors writes in Rust and raises an error of its own, with the number in its text alone.
+    return any(f"(os error {code})" in str(error) for code in codes)
 
 
 def file_hash(path: Path) -> str:

@@ -36,6 +36,7 @@ from trimtab.runs.files import write_json, write_text
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 # Settings that say where and how often, not what is computed; a resumed run may change them.
 _FREE_TO_CHANGE = ("checkpoint_every", "row_tokens")
+_LOGS = ("metrics.jsonl", "samples.jsonl")
 
 
 class Run:
@@ -46,8 +47,9 @@ class Run:
         self.stage = stage
         self.resumed_from = resumed_from
         self.facts: dict[str, Any] = {}
+        self._earlier = _read_json(folder / "run.json")
         before = resumed_from.state.get("cost") if resumed_from else None
-        self.meter = Meter(Cost(**before) if before else None)
+        self.meter = Meter(Cost.from_json(before) if before else None)
         self._lock = lock
 
     def __enter__(self) -> Run:
@@ -66,6 +68,31 @@ class Run:
         self.facts.update(facts)
         write_json(self.folder / "run.json", self.facts)
 
+    def earlier_fact(self, name: str) -> Any:
+        """What run.json said before this process opened the run; None in a new one."""
+        return self._earlier.get(name)
+
+    def describe_input(self, kind: str, name: str, fact: Mapping[str, Any]) -> None:
+        """Add to run.json what the run is made from; in a resumed run it must be what it was.
+
+        Args:
+            kind: `parents` or `data`.
+            name: which of them: model, reward_model; train, dev.
+
+        Raises:
+            RunError: it has changed since the run began.
+        """
+        before = self._earlier.get(kind, {}).get(name, fact)
+        changed = differences(before, fact)
+        if changed:
+            raise RunError(
+                f"what this run is made from has changed: {kind} {name}",
+                where=str(self.folder),
+                found="; ".join(changed[:4]),
+                fix="put back what was there, or begin anew with another --out",
+            )
+        self.describe(**{kind: {**self.facts.get(kind, {}), name: fact}})
+
     def log(self, step: int, **values: float | int | str | None) -> None:
         """Append one object to metrics.jsonl."""
         self._append("metrics.jsonl", [{"step": step, "time": _now(), **values}])
@@ -83,13 +110,14 @@ class Run:
     def save(self, step: int, groups: TensorGroups, **state: Any) -> None:
         """Save a checkpoint after `step` steps."""
         cost = self.meter.total().as_json()
-        checkpoint.save(self.folder, {"step": step, "cost": cost, **state}, groups)
+        rows = {name: len(_read_rows(self.folder / name)) for name in _LOGS}
+        checkpoint.save(self.folder, {"step": step, "cost": cost, "rows": rows, **state}, groups)
 
     def finish(self) -> None:
         """Write the cost, remove the checkpoints, and mark the run as done."""
         self.describe(finished=_now(), cost=self.meter.total().as_json())
-        checkpoint.remove_all(self.folder)
         write_text(self.folder / "DONE", _now() + "\n")
+        checkpoint.remove_all(self.folder)  # last: until DONE is there they are what resuming needs
 
     def _append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         with open(self.folder / name, "a", encoding="utf-8") as file:
@@ -102,34 +130,48 @@ def open_run(folder: Path, stage: str, settings: Settings, *, resume: bool) -> R
     """Create a run folder, or open an interrupted one to go on.
 
     Args:
-        folder: where; it must not exist, unless `resume`.
+        folder: where; it must not exist, or be empty, or (with `resume`) hold an interrupted run.
         settings: what is used; a resumed run must have been started with the same ones.
 
     Raises:
         RunError: the folder holds a finished run, an interrupted one without `resume`, one with
             other settings, something that is no run, or is in use by another process.
     """
-    if not resume and folder.exists() and any(folder.iterdir()):
-        _refuse_existing(folder)
+    _refuse_foreign(folder)
     folder.mkdir(parents=True, exist_ok=True)
     lock = _locked(folder)
-    found = checkpoint.latest(folder) if (folder / "config.yaml").exists() else None
-    if (folder / "DONE").exists():
-        raise RunError(
-            "this run is finished", where=str(folder), fix="choose another --out, or delete the folder"
-        )
+    try:
+        _refuse_finished(folder)
+        if not resume:
+            _refuse_interrupted(folder)
+        return _opened(folder, stage, settings, lock)
+    except BaseException:
+        lock.close()
+        raise
+
+
+def _opened(folder: Path, stage: str, settings: Settings, lock: IO[str]) -> Run:
+    found = None
     if (folder / "config.yaml").exists():
         _require_same(folder / "config.yaml", settings)
-    _cut_back(folder, found.step if found else 0)
+        found = checkpoint.latest(folder)
+    _cut_back(folder, found)
     write_text(folder / "config.yaml", to_yaml(settings))
     run = Run(folder, stage, lock, found)
-    run.describe(stage=stage, started=_now(), **_surroundings())
+    started = run.earlier_fact("started") or _now()
+    run.describe(stage=stage, started=started, **_surroundings())
     return run
 
 
 def is_done(folder: Path) -> bool:
     """Whether the folder holds a finished run."""
     return (folder / "DONE").exists()
+
+
+def finished(source: str) -> str:
+    """When the run in this folder finished, which tells it from one made anew; empty for what is no run."""
+    folder = Path(source)
+    return str(read_facts(folder)["finished"]) if is_done(folder) else ""
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -148,16 +190,31 @@ def read_facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def _refuse_existing(folder: Path) -> None:
-    if is_done(folder):
+def _refuse_foreign(folder: Path) -> None:
+    # A run that was killed as it began has these two and nothing else.
+    first_files = {".lock", ".config.yaml.tmp"}
+    if folder.is_file():
+        raise RunError("a file is in the run folder's place", where=str(folder), fix="choose another --out")
+    if not folder.exists() or (folder / "config.yaml").exists():
+        return
+    if any(path.name not in first_files for path in folder.iterdir()):
         raise RunError(
-            "this run is finished", where=str(folder), fix="choose another --out, or delete the folder"
+            "the folder is not empty and holds no run", where=str(folder), fix="choose another --out"
         )
+
+
+def _refuse_interrupted(folder: Path) -> None:
     if (folder / "config.yaml").exists():
         raise RunError(
             "this run was interrupted", where=str(folder), fix="add --resume, or choose another --out"
         )
-    raise RunError("the folder is not empty and holds no run", where=str(folder), fix="choose another --out")
+
+
+def _refuse_finished(folder: Path) -> None:
+    if is_done(folder):
+        raise RunError(
+            "this run is finished", where=str(folder), fix="choose another --out, or delete the folder"
+        )
 
 
 def _locked(folder: Path) -> IO[str]:
@@ -190,12 +247,11 @@ def _require_same(path: Path, settings: Settings) -> None:
         )
 
 
-def _cut_back(folder: Path, step: int) -> None:
-    """Forget metrics and samples of steps after the checkpoint: they will be made again."""
-    for name in ("metrics.jsonl", "samples.jsonl"):
-        rows = _read_rows(folder / name)
-        kept = [row for row in rows if row["step"] <= step] if step else []
+def _cut_back(folder: Path, found: Checkpoint | None) -> None:
+    """Forget what was logged after the checkpoint: it will be made again."""
+    for name in _LOGS:
         if (folder / name).exists():
+            kept = _read_rows(folder / name)[: found.state["rows"][name]] if found else []
             write_text(folder / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
 
 
@@ -203,7 +259,8 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    # Not splitlines: a text may hold U+2028 and its like. A torn last line may end within a character.
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
@@ -226,6 +283,14 @@ def _surroundings() -> dict[str, Any]:
         "hardware": {"machine": platform.machine(), "processor": _processor(), "cores": os.cpu_count()},
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """An object, or nothing where there is no file yet."""
+    if not path.exists():
+        return {}
+    tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return tree
 
 
 def _commit() -> str:

@@ -20,7 +20,8 @@ def answer_samples(
     sampling = Sampling(max_new=settings.max_response, stop_ids=(policy.codec.stop_id,))
     chosen = dev_set[: settings.samples]
     seeds = [loop.seed_for(settings.seed, "samples", index) for index in range(len(chosen))]
-    answers = answer(policy, chosen, sampling, seeds, name="samples")
+    with run.meter.timed("evaluation"):
+        answers = answer(policy, chosen, sampling, seeds, name="samples")
     run.sample(step, [as_row(policy, one) for one in answers])
 
 

@@ -16,14 +16,14 @@ from trimtab.data.batches import PackedRow
 from trimtab.data.tokens import Example
 from trimtab.losses.bradley_terry import ranked_right
 from trimtab.losses.preference import PairLogprobs, PairLoss, dpo_loss
+from trimtab.model.passes import over_rows, response_count
 from trimtab.model.policy import Policy, response_logprobs
 from trimtab.runs import progress
 from trimtab.runs.files import replace_file
 from trimtab.runs.run import Run
-from trimtab.statistics.bootstrap import bootstrap_mean
-from trimtab.statistics.intervals import wilson
 from trimtab.train import inputs, loop
 from trimtab.train.answers import answer_samples
+from trimtab.train.measures import Mean, Share, log_measures
 from trimtab.train.models import finish, load_policy
 from trimtab.train.settings import DPOSettings
 
@@ -32,9 +32,10 @@ def train(settings: DPOSettings, run: Run) -> None:
     """Run the stage in an open run folder; goes on where a checkpoint left off."""
     policy = load_policy(settings, run, copies=loop.TRAINED_BYTES)
     train_set, dev_set = inputs.comparisons(settings, policy.codec, run)
-    with loop.timed(run, "reference"):
-        reference = reference_logprobs(policy, [*train_set, *dev_set], settings, run)
-    train_reference, dev_reference = reference[: len(train_set)], reference[len(train_set) :]
+    with run.meter.timed("reference"):
+        train_reference = reference_logprobs(policy, train_set, settings, run, "reference")
+    with run.meter.timed("evaluation"):
+        dev_reference = reference_logprobs(policy, dev_set, settings, run, "dev_reference")
     total = loop.total_steps(len(train_set), settings)
     learner = loop.Learner(policy.model, settings.optimizer, total)
     learner.restore(run, "dpo")
@@ -77,26 +78,21 @@ def pair_logprobs(policy: Policy, row: PackedRow) -> PairLogprobs:
 
 
 def reference_logprobs(
-    policy: Policy, examples: Sequence[Example], settings: DPOSettings, run: Run
+    policy: Policy, examples: Sequence[Example], settings: DPOSettings, run: Run, name: str
 ) -> Tensor:
     """Log-probabilities of each pair under the policy as it was given: [examples, 2].
 
     Computed once and kept in the run folder, so that a resumed run, whose policy has moved,
-    still has the same reference.
+    still has the same reference; it is refused if its data or its parent have changed.
     """
-    path = run.folder / "reference.safetensors"
+    if not examples:
+        return torch.empty(0, 2)
+    path = run.folder / f"{name}.safetensors"
     if not path.exists():
         assert run.step == 0, "a checkpoint is only written after the reference"
-        values = loop.over_rows(
-            examples,
-            lambda row: row.sum_by_response(response_logprobs(policy.model, row)),
-            loop.response_count,
-            row_tokens=settings.row_tokens,
-            numerics=policy.numerics,
-            name="reference",
-        )
+        values = _pair_logprobs(policy, examples, settings, name)
         with replace_file(path) as temporary:
-            save_file({"logprobs": torch.stack(values)}, temporary)
+            save_file({"logprobs": values}, temporary)
     return load_file(path)["logprobs"]
 
 
@@ -109,38 +105,36 @@ def measure(
     *,
     step: int,
 ) -> None:
-    """Dev loss, margin and accuracy with intervals."""
+    """Dev loss, margin, and the share of pairs whose implied rewards are ranked as people did."""
     if not dev_set:
         return
-    values = loop.over_rows(
-        dev_set,
+    with run.meter.timed("evaluation"):
+        both = _pair_logprobs(policy, dev_set, settings, "dev pairs").double()
+    pairs = dpo_loss(
+        PairLogprobs(both[:, 0], both[:, 1]), _as_pairs(reference.double(), both), beta=settings.beta
+    )
+    found = log_measures(
+        run,
+        step,
+        settings.seed,
+        loss=Mean(pairs.loss.tolist()),
+        margin=Mean((pairs.chosen_reward - pairs.rejected_reward).tolist()),
+        accuracy=Share(ranked_right(pairs.chosen_reward, pairs.rejected_reward).double().tolist()),
+    )
+    progress.say(f"  dev: loss {found['loss'].text(3)}, margin {found['margin'].text(3)}")
+
+
+def _pair_logprobs(policy: Policy, examples: Sequence[Example], settings: DPOSettings, name: str) -> Tensor:
+    """Log-probabilities of each pair, summed over each response: [examples, 2]."""
+    values = over_rows(
+        examples,
         lambda row: row.sum_by_response(response_logprobs(policy.model, row)),
-        loop.response_count,
+        response_count,
         row_tokens=settings.row_tokens,
         numerics=policy.numerics,
-        name="dev pairs",
+        name=name,
     )
-    both = torch.stack(values).double()
-    pairs = dpo_loss(
-        PairLogprobs(both[:, 0], both[:, 1]), _as_pairs(reference.double(), both[:, 0]), beta=settings.beta
-    )
-    loss = bootstrap_mean(pairs.loss.tolist(), seed=settings.seed)
-    margin = bootstrap_mean((pairs.chosen_reward - pairs.rejected_reward).tolist(), seed=settings.seed)
-    accuracy = wilson(int(ranked_right(pairs.chosen_reward, pairs.rejected_reward).sum()), len(dev_set))
-    run.log(
-        step,
-        dev_loss=loss.estimate,
-        dev_loss_low=loss.low,
-        dev_loss_high=loss.high,
-        dev_margin=margin.estimate,
-        dev_margin_low=margin.low,
-        dev_margin_high=margin.high,
-        dev_accuracy=accuracy.estimate,
-        dev_accuracy_low=accuracy.low,
-        dev_accuracy_high=accuracy.high,
-        dev_n=accuracy.n,
-    )
-    progress.say(f"  dev: loss {loss.text(3)}, margin {margin.text(3)}")
+    return torch.stack(values)
 
 
 def _as_pairs(logprobs: Tensor, like: Tensor) -> PairLogprobs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -47,9 +48,8 @@ def _read(
         formats.refuse_leakage(train, dev)
     limits = Limits(prompt=settings.max_prompt, response=settings.max_response)
     left_out: list[tuple[str, str]] = []
-    facts: dict[str, Any] = {}
     parts: list[list[Example]] = []
-    for name, source, reading in (("data", settings.data, train), ("dev", settings.dev, dev)):
+    for name, source, reading in (("train", settings.data, train), ("dev", settings.dev, dev)):
         if reading is None:
             parts.append([])
             continue
@@ -57,11 +57,12 @@ def _read(
         encoded = encode(codec, usable, limits)
         unusable = [(defect.where, f"{defect.kind}: {defect.what}") for defect in reading.defects_left_out]
         left_out += unusable + encoded.left_out
-        facts[name] = _account(str(source), reading.sha256, encoded, len(unusable))
-        _tell(name, facts[name])
+        account = _account(str(source), reading.sha256, encoded, len(unusable))
+        run.describe_input("data", name, account)
+        _tell(name, account)
         parts.append(encoded.examples)
     run.leave_out(left_out)
-    run.describe(**facts, chat_template=codec.template_hash)
+    run.describe(chat_template=codec.template_hash)
     return parts[0], parts[1]
 
 
@@ -69,11 +70,21 @@ def _account(source: str, sha256: str, encoded: Encoded, unusable: int) -> dict[
     return {
         "source": source,
         "sha256": sha256,
+        "ids_sha256": _ids_hash(encoded.examples),
         "examples": len(encoded.examples),
         "tokens": encoded.tokens,
         "left out": unusable + len(encoded.left_out),
         **dict(encoded.counts),
     }
+
+
+def _ids_hash(examples: Sequence[Example]) -> str:
+    """Of all that the model sees: template and tokenizer are in it, and a template may write the date."""
+    digest = hashlib.sha256()
+    for example in examples:
+        parts = [example.prompt, *((response.ids, response.stopped) for response in example.responses)]
+        digest.update(repr(parts).encode())
+    return digest.hexdigest()
 
 
 def _tell(name: str, account: dict[str, Any]) -> None:

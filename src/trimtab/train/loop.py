@@ -9,7 +9,6 @@ import hashlib
 import math
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
@@ -20,7 +19,6 @@ from torch import Tensor, nn
 from trimtab.data.batches import PackedRow, micro_batches, pack, shuffled_batches
 from trimtab.data.tokens import Example
 from trimtab.errors import Interrupted, RunError
-from trimtab.model.device import Numerics
 from trimtab.runs import progress
 from trimtab.runs.run import Run
 from trimtab.train.settings import EpochSettings, OptimizerSettings
@@ -118,7 +116,7 @@ class Learner:
                 parameter.copy_(weights[parameter_name])
                 if f"{parameter_name}/exp_avg" in moments:
                     self._optimizer.state[parameter] = {
-                        "step": moments["steps"].float(),
+                        "step": moments["steps"].float().to(parameter.device),
                         "exp_avg": moments[f"{parameter_name}/exp_avg"].to(parameter.device),
                         "exp_avg_sq": moments[f"{parameter_name}/exp_avg_sq"].to(parameter.device),
                     }
@@ -148,7 +146,9 @@ def interruptible() -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():
         yield pressed.is_set  # signals belong to the main thread; elsewhere nothing can be pressed
         return
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
     try:
         yield pressed.is_set
     finally:
@@ -164,17 +164,17 @@ def steps(
     Saves every `save_every` steps, after the last one, and on Ctrl-C.
 
     Raises:
-        Interrupted: after Ctrl-C, once the state is saved.
+        Interrupted: after Ctrl-C, once the state is saved; in the last step too, so that nothing else begins.
     """
     with interruptible() as pressed, progress.bar(name, total, done=run.step) as bar:
         for step in range(run.step, total):
             yield step, bar
             done = step + 1
-            if pressed() or done % save_every == 0 or done == total:
-                started = time.perf_counter()
-                save(done)
-                run.meter.add("checkpoints", time.perf_counter() - started)
-            if pressed() and done < total:
+            stop = pressed()  # asked once: what is noticed later waits for a step that is saved
+            if stop or done % save_every == 0 or done == total:
+                with run.meter.timed("checkpoints"):
+                    save(done)
+            if stop:
                 raise Interrupted(
                     "interrupted; what was done is saved",
                     where=str(run.folder),
@@ -191,34 +191,30 @@ def go_through(
     *,
     name: str,
     learn: Callable[[list[int]], dict[str, float]],
-) -> int:
+) -> None:
     """Go through the examples, one optimizer step a batch, from where the run left off.
 
     Args:
         name: of the checkpoint's tensors and of the bar.
         learn: takes the indices of a batch, moves the learner one step, gives metrics with `loss`.
-
-    Returns:
-        Optimizer steps of the whole stage.
     """
     batches = list(
         shuffled_batches(
-            len(examples), settings.batch, epochs=settings.epochs, seed=seed_for(settings.seed, "order")
+            len(examples), settings.batch, epochs=settings.epochs, seed=seed_for(settings.seed, name, "order")
         )
     )
-    with timed(run, "training"):
-        for step, bar in steps(
-            run,
-            len(batches),
-            name=name,
-            save=lambda done: run.save(done, learner.tensors(name)),
-            save_every=settings.checkpoint_every,
-        ):
+    for step, bar in steps(
+        run,
+        len(batches),
+        name=name,
+        save=lambda done: run.save(done, learner.tensors(name)),
+        save_every=settings.checkpoint_every,
+    ):
+        with run.meter.timed("training"):
             metrics = learn(batches[step])
-            tokens = sum(examples[index].tokens for index in batches[step])
-            run.log(step + 1, **metrics, tokens=tokens)
-            bar.advance(note=f"loss {metrics['loss']:.3f}")
-    return len(batches)
+        tokens = sum(examples[index].tokens for index in batches[step])
+        run.log(step + 1, **metrics, tokens=tokens)
+        bar.advance(note=f"loss {metrics['loss']:.3f}")
 
 
 def total_steps(count: int, settings: EpochSettings) -> int:
@@ -232,54 +228,3 @@ def rows(
     """The examples as packed rows, with the indices of those in each row."""
     for group in micro_batches(examples, row_tokens):
         yield group, pack([examples[index] for index in group]).to(device)
-
-
-def response_count(example: Example) -> int:
-    """For `over_rows`: the computation gives one value a response."""
-    return len(example.responses)
-
-
-def response_tokens(example: Example) -> int:
-    """For `over_rows`: the computation gives one value a response token."""
-    return sum(len(response.ids) for response in example.responses)
-
-
-@torch.no_grad()
-def over_rows(
-    examples: Sequence[Example],
-    compute: Callable[[PackedRow], Tensor],
-    values_in: Callable[[Example], int],
-    *,
-    row_tokens: int,
-    numerics: Numerics,
-    name: str,
-) -> list[Tensor]:
-    """Results of a forward pass over all examples, with a bar.
-
-    Args:
-        compute: gives values of a row, in the order of its responses.
-        values_in: how many of them belong to an example.
-
-    Returns:
-        One tensor an example, in order, on the CPU.
-    """
-    results: list[Tensor] = [torch.empty(0)] * len(examples)
-    with progress.bar(name, len(examples), unit="examples") as bar:
-        for group, row in rows(examples, row_tokens, numerics.device):
-            with numerics.autocast():
-                values = compute(row).cpu()
-            parts = torch.split(values, [values_in(examples[index]) for index in group])
-            for index, part in zip(group, parts, strict=True):
-                results[index] = part.clone()
-            bar.advance(len(group))
-    return results
-
-
-@contextmanager
-def timed(run: Run, part: str) -> Iterator[None]:
-    """Count the block's wall time towards a part of the run's cost."""
-    started = time.perf_counter()
-    try:
-        yield
-    finally:
-        run.meter.add(part, time.perf_counter() - started)

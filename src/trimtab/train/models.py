@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
+from trimtab.errors import ConfigError
 from trimtab.model import policy, scalar
 from trimtab.model.device import Numerics, choose, require_memory, reuse_freed_memory
 from trimtab.model.load import parameter_count
@@ -17,9 +19,12 @@ from trimtab.model.scalar import Scorer
 from trimtab.runs import progress
 from trimtab.runs.card import write_card
 from trimtab.runs.files import file_hash
-from trimtab.runs.run import Run
+from trimtab.runs.run import Run, finished
 from trimtab.train.loop import FROZEN_BYTES, TRAINED_BYTES
 from trimtab.train.settings import PPOSettings, StageSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def numerics_of(settings: StageSettings, run: Run) -> Numerics:
@@ -38,15 +43,18 @@ def load_policy(settings: StageSettings, run: Run, *, copies: int) -> Policy:
         copies: bytes a parameter that the stage will hold in all.
     """
     describe_parent(run, "model", settings.model)
-    return policy.load_policy(settings.model, numerics_of(settings, run), bytes_per_parameter=copies)
+    loaded = policy.load_policy(settings.model, numerics_of(settings, run), bytes_per_parameter=copies)
+    require_positions(loaded.model, settings)
+    return loaded
 
 
 def new_scorer(settings: StageSettings, run: Run, generator: torch.Generator, *, copies: int) -> Scorer:
     """The model that the stage begins from, with a fresh scalar head."""
     describe_parent(run, "model", settings.model)
-    return scalar.new_scorer(
-        settings.model, numerics_of(settings, run), generator, bytes_per_parameter=copies
-    )
+    numerics = numerics_of(settings, run)
+    scorer = scalar.new_scorer(settings.model, numerics, generator, bytes_per_parameter=copies)
+    require_positions(scorer.model, settings)
+    return scorer
 
 
 @dataclass(frozen=True)
@@ -72,10 +80,11 @@ def load_ppo_models(settings: PPOSettings, run: Run) -> PPOModels:
     describe_parent(run, "reward_model", settings.reward_model)
     _require_room_for_four(settings, numerics)
     trained = policy.load_policy(settings.model, numerics, bytes_per_parameter=TRAINED_BYTES)
-    reference = policy.load_policy(settings.model, numerics, bytes_per_parameter=FROZEN_BYTES)
+    require_positions(trained.model, settings)
     reward = scalar.load_scorer(settings.reward_model, numerics, bytes_per_parameter=FROZEN_BYTES)
-    value = scalar.load_scorer(settings.reward_model, numerics, bytes_per_parameter=TRAINED_BYTES)
     reward.require_tokens_of(trained.codec, settings.model)
+    reference = policy.load_policy(settings.model, numerics, bytes_per_parameter=FROZEN_BYTES)
+    value = scalar.load_scorer(settings.reward_model, numerics, bytes_per_parameter=TRAINED_BYTES)
     for frozen in (reference.model, reward.model):
         frozen.requires_grad_(False)
     return PPOModels(trained, reference, reward, value)
@@ -88,11 +97,27 @@ def _require_room_for_four(settings: PPOSettings, numerics: Numerics) -> None:
     require_memory(numerics.device, needed, "PPO's policy, reference, reward and value models")
 
 
+def require_positions(model: PreTrainedModel, settings: StageSettings) -> None:
+    """Refuse sequences that are longer than the model has learned to read.
+
+    Raises:
+        ConfigError: prompt and response together have more tokens than the model has positions.
+    """
+    room = getattr(model.config, "max_position_embeddings", None)
+    needed = settings.max_prompt + settings.max_response
+    if room is not None and needed > room:
+        raise ConfigError(
+            "prompt and response together are longer than the model can read",
+            where="max_prompt",
+            found=f"max_prompt + max_response = {needed}, and {settings.model} has {room} positions",
+            fix=f"lower them to {room} together",
+        )
+
+
 def describe_parent(run: Run, role: str, source: str) -> None:
     """Keep in run.json what a model was loaded from, and the hash of its weights."""
-    parents = dict(run.facts.get("parents", {}))
-    parents[role] = {"source": source, "weights_sha256": _weights_hash(resolve(source))}
-    run.describe(parents=parents)
+    fact = {"source": source, "finished": finished(source), "weights_sha256": _weights_hash(resolve(source))}
+    run.describe_input("parents", role, fact)
 
 
 def finish(trained: Policy | Scorer, run: Run) -> None:

@@ -24,17 +24,17 @@ from trimtab.losses.advantages import gae, standardize, token_rewards
 from trimtab.losses.kl import AdaptiveKL, k1
 from trimtab.losses.ppo import approximate_kl, policy_loss, value_loss
 from trimtab.model import scalar
-from trimtab.model.policy import Policy, response_logprobs
+from trimtab.model.passes import over_rows, response_count, response_tokens
+from trimtab.model.policy import Policy, response_kl, response_logprobs
 from trimtab.model.scalar import Scorer
 from trimtab.rollout.answers import answer
 from trimtab.rollout.types import Rollout, Sampling
 from trimtab.runs import progress
 from trimtab.runs.checkpoint import TensorGroups
 from trimtab.runs.run import Run
-from trimtab.statistics.bootstrap import bootstrap_mean
-from trimtab.statistics.intervals import wilson
 from trimtab.train import inputs, loop
 from trimtab.train.answers import as_row
+from trimtab.train.measures import Mean, Share, log_measures
 from trimtab.train.models import PPOModels, finish, load_ppo_models
 from trimtab.train.settings import PPOSettings
 
@@ -81,11 +81,11 @@ def train(settings: PPOSettings, run: Run) -> None:
     for update, bar in loop.steps(
         run, settings.updates, name="ppo", save=save, save_every=settings.checkpoint_every
     ):
-        with loop.timed(run, "sampling"):
+        with run.meter.timed("sampling"):
             rollouts = collect(models.policy, train_set, settings, update)
-        with loop.timed(run, "scoring"):
+        with run.meter.timed("scoring"):
             experience = evaluate(models, rollouts, kl_weight, settings)
-        with loop.timed(run, "learning"):
+        with run.meter.timed("learning"):
             metrics = learn(models, learners, experience, settings, update)
         run.log(update + 1, **_summary(rollouts, experience), **metrics, kl_weight=kl_weight)
         kl_weight = _next_kl_weight(kl_weight, experience, settings)
@@ -217,38 +217,49 @@ def _value_pass(
 def measure(
     models: PPOModels, dev_set: Sequence[Example], settings: PPOSettings, run: Run, *, step: int
 ) -> None:
-    """Answer dev prompts: proxy reward, KL from the reference, stopped share and length, with intervals."""
+    """Answer dev prompts: proxy reward, KL from the reference, stopped share and length."""
     if not dev_set:
         return
     prompts = dev_set[: settings.dev_prompts]
-    seeds = [loop.seed_for(settings.seed, "dev", index) for index in range(len(prompts))]
-    rollouts = answer(models.policy, prompts, _sampling(models.policy, settings), seeds, name="dev answers")
-    examples = [rollout.example for rollout in rollouts]
-    scores = _scores(models.reward, examples, settings)
-    policy, reference = (
-        torch.stack([values.sum() for values in _logprobs(model, examples, settings, name)]).double()
-        for model, name in ((models.policy, "dev log-probabilities"), (models.reference, "dev reference"))
-    )
-    proxy = bootstrap_mean(scores.tolist(), seed=settings.seed)
-    kl = bootstrap_mean(k1(policy, reference).tolist(), seed=settings.seed)
-    stopped = wilson(sum(rollout.response.stopped for rollout in rollouts), len(rollouts))
-    intervals = {"dev_proxy_reward": proxy, "dev_kl": kl, "dev_stopped": stopped}
-    run.log(
+    with run.meter.timed("evaluation"):
+        seeds = [loop.seed_for(settings.seed, "dev", index) for index in range(len(prompts))]
+        rollouts = answer(
+            models.policy, prompts, _sampling(models.policy, settings), seeds, name="dev answers"
+        )
+        examples = [rollout.example for rollout in rollouts]
+        scores = _scores(models.reward, examples, settings).tolist()
+        kl = _exact_kl(models, examples, settings)
+    found = log_measures(
+        run,
         step,
-        **{name: interval.estimate for name, interval in intervals.items()},
-        **{f"{name}_low": interval.low for name, interval in intervals.items()},
-        **{f"{name}_high": interval.high for name, interval in intervals.items()},
-        dev_length=sum(len(rollout.response.ids) for rollout in rollouts) / len(rollouts),
-        dev_n=len(rollouts),
+        settings.seed,
+        proxy_reward=Mean(scores),
+        kl=Mean(kl),
+        stopped=Share([float(rollout.response.stopped) for rollout in rollouts]),
+        length=Mean([float(len(rollout.response.ids)) for rollout in rollouts]),
     )
     rows = [
         {**as_row(models.policy, rollout), "proxy_reward": score, "kl": nats}
-        for rollout, score, nats in zip(
-            rollouts, scores.tolist(), k1(policy, reference).tolist(), strict=True
-        )
+        for rollout, score, nats in zip(rollouts, scores, kl, strict=True)
     ]
     run.sample(step, rows[: settings.samples])
-    progress.say(f"  dev: proxy reward {proxy.text()}, KL {kl.text()} nats, stopped {stopped.percent()}")
+    progress.say(
+        f"  dev: proxy reward {found['proxy_reward'].text()}, KL {found['kl'].text()} nats, "
+        f"stopped {found['stopped'].percent()}"
+    )
+
+
+def _exact_kl(models: PPOModels, examples: Sequence[Example], settings: PPOSettings) -> list[float]:
+    """KL(policy || reference) along each response, over the whole vocabulary at each token, nats."""
+    values = over_rows(
+        examples,
+        lambda row: row.sum_by_response(response_kl(models.policy.model, models.reference.model, row)),
+        response_count,
+        row_tokens=settings.row_tokens,
+        numerics=models.policy.numerics,
+        name="dev KL",
+    )
+    return torch.cat(values).tolist()
 
 
 def _learners(models: PPOModels, settings: PPOSettings) -> Learners:
@@ -285,10 +296,10 @@ def _minibatches(settings: PPOSettings, update: int, epoch: int) -> list[list[in
 
 def _logprobs(policy: Policy, examples: Sequence[Example], settings: PPOSettings, name: str) -> list[Tensor]:
     """Of each response's tokens, by the same computation that learns: so the first ratio is 1."""
-    return loop.over_rows(
+    return over_rows(
         examples,
         lambda row: response_logprobs(policy.model, row, temperature=settings.temperature),
-        loop.response_tokens,
+        response_tokens,
         row_tokens=settings.row_tokens,
         numerics=policy.numerics,
         name=name,
@@ -296,10 +307,10 @@ def _logprobs(policy: Policy, examples: Sequence[Example], settings: PPOSettings
 
 
 def _values(scorer: Scorer, examples: Sequence[Example], settings: PPOSettings) -> list[Tensor]:
-    return loop.over_rows(
+    return over_rows(
         examples,
         lambda row: scalar.values(scorer.model, row),
-        loop.response_tokens,
+        response_tokens,
         row_tokens=settings.row_tokens,
         numerics=scorer.numerics,
         name="values",
@@ -308,10 +319,10 @@ def _values(scorer: Scorer, examples: Sequence[Example], settings: PPOSettings) 
 
 def _scores(scorer: Scorer, examples: Sequence[Example], settings: PPOSettings) -> Tensor:
     """The reward model's score of each response: [R]."""
-    scores = loop.over_rows(
+    scores = over_rows(
         examples,
         lambda row: scalar.rewards(scorer.model, row),
-        loop.response_count,
+        response_count,
         row_tokens=settings.row_tokens,
         numerics=scorer.numerics,
         name="rewards",

@@ -15,12 +15,12 @@ from trimtab.data.batches import PackedRow
 from trimtab.data.tokens import Example
 from trimtab.losses.bradley_terry import bradley_terry_loss, ranked_right
 from trimtab.model import scalar
+from trimtab.model.passes import over_rows, response_count
 from trimtab.model.scalar import Scorer
 from trimtab.runs import progress
 from trimtab.runs.run import Run
-from trimtab.statistics.bootstrap import bootstrap_mean
-from trimtab.statistics.intervals import wilson
 from trimtab.train import inputs, loop
+from trimtab.train.measures import Mean, Share, log_measures
 from trimtab.train.models import finish, new_scorer
 from trimtab.train.settings import RewardSettings
 
@@ -74,25 +74,22 @@ def paired_rewards(scorer: Scorer, row: PackedRow) -> tuple[Tensor, Tensor]:
 def measure(
     scorer: Scorer, dev_set: Sequence[Example], settings: RewardSettings, run: Run, *, step: int
 ) -> None:
-    """Dev loss and accuracy with intervals."""
+    """Dev loss, and the share of pairs that are ranked as people did."""
     if not dev_set:
         return
-    scores = _scores(scorer, dev_set, settings, "dev pairs")
+    with run.meter.timed("evaluation"):
+        scores = _scores(scorer, dev_set, settings, "dev pairs")
     chosen, rejected = scores[:, 0], scores[:, 1]
-    loss = bootstrap_mean(bradley_terry_loss(chosen, rejected).tolist(), seed=settings.seed)
-    accuracy = wilson(int(ranked_right(chosen, rejected).sum()), len(dev_set))
-    run.log(
+    found = log_measures(
+        run,
         step,
-        dev_loss=loss.estimate,
-        dev_loss_low=loss.low,
-        dev_loss_high=loss.high,
-        dev_accuracy=accuracy.estimate,
-        dev_accuracy_low=accuracy.low,
-        dev_accuracy_high=accuracy.high,
-        dev_n=accuracy.n,
+        settings.seed,
+        loss=Mean(bradley_terry_loss(chosen, rejected).tolist()),
+        accuracy=Share(ranked_right(chosen, rejected).double().tolist()),
     )
+    accuracy = found["accuracy"]
     progress.say(
-        f"  dev: loss {loss.text(3)}, ranks {accuracy.percent()} of {accuracy.n} pairs as people did"
+        f"  dev: loss {found['loss'].text(3)}, ranks {accuracy.percent()} of {accuracy.n} pairs as people did"
     )
 
 
@@ -107,10 +104,10 @@ def centre(scorer: Scorer, train_set: Sequence[Example], settings: RewardSetting
 
 def _scores(scorer: Scorer, examples: Sequence[Example], settings: RewardSettings, name: str) -> Tensor:
     """Rewards of every response of every example, double precision: [examples, responses each]."""
-    values = loop.over_rows(
+    values = over_rows(
         examples,
         lambda row: scalar.rewards(scorer.model, row),
-        loop.response_count,
+        response_count,
         row_tokens=settings.row_tokens,
         numerics=scorer.numerics,
         name=name,

@@ -60,12 +60,12 @@ class StageSettings(Settings):
     """Tokens of a prompt at most; longer chats lose their oldest turns."""
     max_response: PositiveInt = 64
     """Tokens of a response at most, the stop token included; longer ones are cut."""
-    row_tokens: PositiveInt = 2048
+    row_tokens: PositiveInt = 1024
     """Tokens that go through the model at once: more is faster, until memory runs out."""
     checkpoint_every: PositiveInt = 50
     """Steps between checkpoints; Ctrl-C saves one whenever it comes."""
     samples: Annotated[int, Field(ge=0)] = 8
-    """Dev prompts answered before and after, kept in samples.jsonl."""
+    """Dev prompts whose answers are kept in samples.jsonl when the stage has ended; PPO: before, too."""
 
 
 class EpochSettings(StageSettings):
@@ -131,7 +131,7 @@ class PPOSettings(StageSettings):
     """GAE's lambda."""
     kl: KLSettings = KLSettings()
     """The penalty on leaving the reference."""
-    dev_prompts: PositiveInt = 128
+    dev_prompts: Annotated[int, Field(ge=2)] = 128
     """Dev prompts answered before and after, for the proxy reward, the KL and the stopped share."""
     missing_stop_penalty: Annotated[float, Field(ge=0)] = 1.0
     """Taken from the score of a response that the length limit ended."""

@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from trimtab.data.tokens import Example
 from trimtab.losses.sft import sft_loss
+from trimtab.model.passes import over_rows, response_tokens
 from trimtab.model.policy import Policy, response_logprobs
+from trimtab.runs import progress
 from trimtab.runs.run import Run
-from trimtab.statistics.bootstrap import bootstrap_mean
 from trimtab.train import inputs, loop
 from trimtab.train.answers import answer_samples
+from trimtab.train.measures import log_measures, per_token
 from trimtab.train.models import finish, load_policy
 from trimtab.train.settings import SFTSettings
 
@@ -46,7 +47,7 @@ def learn(
     policy: Policy, learner: loop.Learner, batch: Sequence[Example], settings: SFTSettings
 ) -> dict[str, float]:
     """One optimizer step: the mean loss over all response tokens of the batch."""
-    count = sum(loop.response_tokens(example) for example in batch)
+    count = sum(response_tokens(example) for example in batch)
     total = 0.0
     for _, row in loop.rows(batch, settings.row_tokens, policy.numerics.device):
         with policy.numerics.autocast():
@@ -59,29 +60,20 @@ def learn(
 def measure(
     policy: Policy, dev_set: Sequence[Example], settings: SFTSettings, run: Run, *, step: int
 ) -> None:
-    """Dev loss per token, with an interval over responses weighted by their length."""
+    """Dev loss per token."""
     if not dev_set:
         return
-    logprobs = loop.over_rows(
-        dev_set,
-        lambda row: response_logprobs(policy.model, row),
-        loop.response_tokens,
-        row_tokens=settings.row_tokens,
-        numerics=policy.numerics,
-        name="dev loss",
-    )
-    per_token = _loss_per_token(logprobs)
-    interval = bootstrap_mean(per_token, seed=settings.seed)
-    run.log(
-        step,
-        dev_loss=interval.estimate,
-        dev_loss_low=interval.low,
-        dev_loss_high=interval.high,
-        dev_n=interval.n,
-    )
-
-
-def _loss_per_token(logprobs: Sequence[Tensor]) -> list[float]:
-    """One value a response whose mean is the loss per token over all responses together."""
-    mean_length = sum(len(values) for values in logprobs) / len(logprobs)
-    return [-float(values.double().sum()) / mean_length for values in logprobs]
+    with run.meter.timed("evaluation"):
+        logprobs = over_rows(
+            dev_set,
+            lambda row: response_logprobs(policy.model, row),
+            response_tokens,
+            row_tokens=settings.row_tokens,
+            numerics=policy.numerics,
+            name="dev loss",
+        )
+    totals = [float(sft_loss(values.double()).sum()) for values in logprobs]
+    loss = log_measures(
+        run, step, settings.seed, loss=per_token(totals, [len(values) for values in logprobs])
+    )["loss"]
+    progress.say(f"  dev: loss {loss.text(3)} a token")
