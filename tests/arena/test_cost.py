@@ -19,7 +19,7 @@ STAGES = [
     cost("judge", 10_000, 99, 40),
     cost("reference", 1, 2),
     cost("dpo", 0.5, 4, 50),
-    cost("play", 7e4, 50, 0, 60),
+    cost("measuring", 7e4, 50, 0, 60),
 ]
 
 

@@ -120,7 +120,7 @@ def test_the_numbers_shown_are_the_numbers_given(comparison):
         in rows
     )
     assert "PPO sft + reward + ppo 1 h 45 min 3 h 24 min 5.12 GB 843,072 32,768" in rows
-    assert "play runs/test-play 48.3 s 1 min 31 s 1.90 GB 0 38,400 cpu, 2 cores" in rows
+    assert "measuring runs/test-measuring 48.3 s 1 min 31 s 1.90 GB 0 38,400 cpu, 2 cores" in rows
 
 
 def test_a_judge_that_cannot_tell_crowns_nobody(comparison):

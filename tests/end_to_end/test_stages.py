@@ -209,7 +209,7 @@ def test_the_comparison_finds_the_planted_difference(
     assert kl["sft"].estimate == 0
     assert kl["ppo"].low > 0 and kl["dpo"].low > 0
     stages = {cost.stage for cost in result.costs}
-    assert stages == {"sft", "reward", "judge", "ppo", "reference", "dpo"}
+    assert stages == {"sft", "reward", "judge", "ppo", "reference", "dpo", "measuring"}
     assert all(cost.wall_s > 0 for cost in result.costs)
     page = (folder / "compare" / "report.html").read_text(encoding="utf-8")
     assert result.headline.split(":")[0] in page
