@@ -26,7 +26,7 @@ LAYERS = [
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
 
 # Judges score what the sampler gave them; the other direction would be a cycle.
-SIDEWAYS = {("judges", "rollout"), ("data", "formats")}
+SIDEWAYS = {("judges", "rollout")}
 
 DOORS = {
     "transformers": {"model", "data/tokens.py"},

@@ -1,4 +1,4 @@
-"""A made-up comparison: every number and text in it is invented for the tests."""
+"""Made-up findings: every number and text in it is invented for the tests."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from trimtab.arena.comparison import Answer, Comparison, Curve, Fact, PolicyResult, Sample, curve
 from trimtab.arena.cost import StageCost
+from trimtab.arena.findings import Answer, Curve, Fact, Findings, PolicyResult, Sample, curve
 from trimtab.arena.winrate import JudgeQuality, Match
 from trimtab.records import Message
 from trimtab.statistics.intervals import Interval, wilson
@@ -107,8 +107,8 @@ def costs() -> tuple[StageCost, ...]:
 
 
 @pytest.fixture
-def comparison() -> Comparison:
-    return Comparison(
+def findings() -> Findings:
+    return Findings(
         title="Test data, not a result: SFT, PPO and DPO on invented prompts",
         policies=(
             policy("SFT", 0.123, -0.051, 0.0, 41.7, 131),

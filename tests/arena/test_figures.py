@@ -5,18 +5,18 @@ import dataclasses
 import plotly.graph_objects as go
 import pytest
 
-from trimtab.arena.comparison import Curve
 from trimtab.arena.figures import curve_pictures, frontier_picture, judge_picture, match_picture
+from trimtab.arena.findings import Curve
 
 
-def all_pictures(comparison):
-    curves = [picture for _, group in curve_pictures(comparison.curves) for picture in group]
-    frontiers = [frontier_picture(comparison, reward) for reward in ("judge", "proxy")]
-    return [match_picture(comparison.matches), judge_picture(comparison.judge), *frontiers, *curves]
+def all_pictures(findings):
+    curves = [picture for _, group in curve_pictures(findings.curves) for picture in group]
+    frontiers = [frontier_picture(findings, reward) for reward in ("judge", "proxy")]
+    return [match_picture(findings.matches), judge_picture(findings.judge), *frontiers, *curves]
 
 
-def test_plotly_accepts_every_figure(comparison):
-    pictures = all_pictures(comparison)
+def test_plotly_accepts_every_figure(findings):
+    pictures = all_pictures(findings)
     for picture in pictures:
         go.Figure(picture.figure)  # raises ValueError for a name or value that plotly does not know
         assert picture.label and picture.title
@@ -26,22 +26,22 @@ def test_plotly_accepts_every_figure(comparison):
 @pytest.mark.parametrize(
     ("reward", "values"), [("judge", (0.123, 0.287, 0.412)), ("proxy", (-0.051, 0.846, 0.214))]
 )
-def test_the_frontier_stands_where_the_numbers_say(comparison, reward, values):
-    marks = frontier_picture(comparison, reward).figure["data"]
+def test_the_frontier_stands_where_the_numbers_say(findings, reward, values):
+    marks = frontier_picture(findings, reward).figure["data"]
     assert [mark["x"] for mark in marks] == [[0.0], [6.417], [3.951]]
     assert [mark["y"] for mark in marks] == [[value] for value in values]
     dpo = marks[2]
     for bar, value, interval in (
-        ("error_x", dpo["x"][0], comparison.policies[2].kl),
-        ("error_y", dpo["y"][0], getattr(comparison.policies[2], f"{reward}_reward")),
+        ("error_x", dpo["x"][0], findings.policies[2].kl),
+        ("error_y", dpo["y"][0], getattr(findings.policies[2], f"{reward}_reward")),
     ):
         assert value + dpo[bar]["array"][0] == pytest.approx(interval.high)
         assert value - dpo[bar]["arrayminus"][0] == pytest.approx(interval.low)
 
 
-def test_the_forest_stands_where_the_numbers_say(comparison):
-    (data,) = match_picture(comparison.matches).figure["data"]
-    rates = [match.win_rate for match in comparison.matches]
+def test_the_forest_stands_where_the_numbers_say(findings):
+    (data,) = match_picture(findings.matches).figure["data"]
+    rates = [match.win_rate for match in findings.matches]
     assert data["x"] == pytest.approx([59.5, 53.0, 63.0])
     highs = [x + more for x, more in zip(data["x"], data["error_x"]["array"], strict=True)]
     assert highs == pytest.approx([100 * rate.high for rate in rates])
@@ -49,14 +49,14 @@ def test_the_forest_stands_where_the_numbers_say(comparison):
     assert lows == pytest.approx([100 * rate.low for rate in rates])
 
 
-def test_a_policy_without_proxy_has_no_mark(comparison):
-    sft, *others = comparison.policies
-    changed = dataclasses.replace(comparison, policies=(dataclasses.replace(sft, proxy_reward=None), *others))
+def test_a_policy_without_proxy_has_no_mark(findings):
+    sft, *others = findings.policies
+    changed = dataclasses.replace(findings, policies=(dataclasses.replace(sft, proxy_reward=None), *others))
     assert len(frontier_picture(changed, "proxy").figure["data"]) == 2
 
 
-def test_curves_are_grouped_and_keep_their_gaps(comparison):
-    groups = dict(curve_pictures(comparison.curves))
+def test_curves_are_grouped_and_keep_their_gaps(findings):
+    groups = dict(curve_pictures(findings.curves))
     assert list(groups) == ["sft", "reward", "ppo", "dpo"]
     entropy = groups["ppo"][2].figure["data"][0]
     assert entropy["y"][3] is None and entropy["y"][4] == 2.0
@@ -71,8 +71,8 @@ def test_a_curve_without_a_point_is_not_drawn():
     assert curve_pictures([empty, broken]) == []
 
 
-def test_names_are_no_markup(comparison):
+def test_names_are_no_markup(findings):
     name = '<a href="javascript:alert(1)">DPO</a>'
-    match = dataclasses.replace(comparison.matches[0], left=name)
+    match = dataclasses.replace(findings.matches[0], left=name)
     (label,) = match_picture((match,)).figure["layout"]["yaxis"]["ticktext"]
     assert label == '&lt;a href="javascript:alert(1)"&gt;DPO&lt;/a&gt; against PPO'

@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 from plotly.offline import get_plotlyjs
 
-from trimtab.arena.comparison import Fact, Sample, read_comparison
+from trimtab.arena.findings import Fact, Sample, read_findings
 from trimtab.arena.report import render, visible, write_report
 from trimtab.arena.winrate import JudgeQuality
 from trimtab.records import Message
@@ -53,35 +53,35 @@ class Page(HTMLParser):
         )
 
 
-def page(comparison):
-    return Page(render(comparison, nonce="n0nce"))
+def page(findings):
+    return Page(render(findings, nonce="n0nce"))
 
 
-def attacked(comparison, text):
+def attacked(findings, text):
     """The same text at every place that takes one."""
     answers = tuple(
         dataclasses.replace(answer, text=text, ended=text, policy=f"{answer.policy} {text}")
-        for answer in comparison.samples[0].answers
+        for answer in findings.samples[0].answers
     )
     policies = tuple(
-        dataclasses.replace(policy, name=f"{policy.name} {text}") for policy in comparison.policies
+        dataclasses.replace(policy, name=f"{policy.name} {text}") for policy in findings.policies
     )
     matches = tuple(
         dataclasses.replace(match, left=f"{match.left} {text}", right=f"{match.right} {text}")
-        for match in comparison.matches
+        for match in findings.matches
     )
     return dataclasses.replace(
-        comparison,
+        findings,
         title=text,
         policies=policies,
         matches=matches,
-        judge=dataclasses.replace(comparison.judge, name=text),
+        judge=dataclasses.replace(findings.judge, name=text),
         samples=(
             Sample(prompt=(Message("user", text),), answers=answers),
             Sample(prompt=text, answers=answers),
         ),
-        costs=tuple(dataclasses.replace(cost, run=text, device=text) for cost in comparison.costs),
-        curves=tuple(dataclasses.replace(curve, metric=text, stage=text) for curve in comparison.curves),
+        costs=tuple(dataclasses.replace(cost, run=text, device=text) for cost in findings.costs),
+        curves=tuple(dataclasses.replace(curve, metric=text, stage=text) for curve in findings.curves),
         facts=(Fact(group=text, name=text, value=text),),
         caveats=(text,),
     )
@@ -93,25 +93,25 @@ def without_plotly(text):
     return text.replace(source, "")
 
 
-def test_the_page_stands_by_itself(comparison):
-    own = without_plotly(render(comparison, nonce="n0nce"))
+def test_the_page_stands_by_itself(findings):
+    own = without_plotly(render(findings, nonce="n0nce"))
     assert "http:" not in own and "https:" not in own and "url(" not in own and "@import" not in own
     loading = {"src", "href", "srcset", "action", "data", "poster", "xlink:href"}
-    tags = [tag for tag, attributes in page(comparison).elements if loading & set(attributes)]
+    tags = [tag for tag, attributes in page(findings).elements if loading & set(attributes)]
     assert tags == []
-    policy = next(a["content"] for tag, a in page(comparison).elements if "http-equiv" in a)
+    policy = next(a["content"] for tag, a in page(findings).elements if "http-equiv" in a)
     assert policy.startswith("default-src 'none'; script-src 'nonce-n0nce';") and "unsafe-eval" not in policy
 
 
-def test_the_headline_comes_first_and_the_judge_next(comparison):
-    shown = re.sub(r"\s+", " ", page(comparison).shown())
-    start = f" {comparison.title} {comparison.headline} {comparison.judge.sentence} "
+def test_the_headline_comes_first_and_the_judge_next(findings):
+    shown = re.sub(r"\s+", " ", page(findings).shown())
+    start = f" {findings.title} {findings.headline} {findings.judge.sentence} "
     assert shown.startswith(re.sub(r"\s+", " ", start))
 
 
-def test_the_numbers_shown_are_the_numbers_given(comparison):
+def test_the_numbers_shown_are_the_numbers_given(findings):
     cells = [
-        " ".join(row.split()) for row in re.findall(r"<tr>(.*?)</tr>", render(comparison, nonce="n"), re.S)
+        " ".join(row.split()) for row in re.findall(r"<tr>(.*?)</tr>", render(findings, nonce="n"), re.S)
     ]
     rows = [re.sub(r"\s+", " ", Page(f"<body>{cell}</body>").shown()).strip() for cell in cells]
     assert "DPO PPO 59.5 % [52.7, 66.3] 117 4 79 DPO preferred" in rows
@@ -123,35 +123,35 @@ def test_the_numbers_shown_are_the_numbers_given(comparison):
     assert "measuring runs/test-measuring 48.3 s 1 min 31 s 1.90 GB 0 38,400 cpu, 2 cores" in rows
 
 
-def test_a_judge_that_cannot_tell_crowns_nobody(comparison):
+def test_a_judge_that_cannot_tell_crowns_nobody(findings):
     coin = JudgeQuality(name="coin", accuracy=wilson(130, 250), shorter_wins=wilson(144, 250))
-    shown = page(dataclasses.replace(comparison, judge=coin)).shown()
+    shown = page(dataclasses.replace(findings, judge=coin)).shown()
     assert "No winner named between DPO and PPO: this judge cannot tell" in shown
     assert "beats" not in shown and "DPO preferred" not in shown
-    assert "reaches down to" not in page(comparison).shown()
+    assert "reaches down to" not in page(findings).shown()
 
 
-def test_every_picture_has_its_words_and_its_figure(comparison):
-    elements = page(comparison).elements
+def test_every_picture_has_its_words_and_its_figure(findings):
+    elements = page(findings).elements
     pictures = [attributes for tag, attributes in elements if "data-figure" in attributes]
-    figures = json.loads(re.search(r'id="figures">(.*?)</script>', render(comparison, nonce="n"), re.S)[1])
+    figures = json.loads(re.search(r'id="figures">(.*?)</script>', render(findings, nonce="n"), re.S)[1])
     assert sorted(attributes["data-figure"] for attributes in pictures) == sorted(figures)
     assert all(attributes["role"] == "img" and len(attributes["aria-label"]) > 20 for attributes in pictures)
     assert len(pictures) == 12
 
 
-def test_tables_have_heads(comparison):
-    elements = page(comparison).elements
+def test_tables_have_heads(findings):
+    elements = page(findings).elements
     assert sum(tag == "table" for tag, _ in elements) == 4
     assert {attributes.get("scope") for tag, attributes in elements if tag == "th"} == {"col", "row"}
     named = {attributes["aria-labelledby"] for _, attributes in elements if "aria-labelledby" in attributes}
     assert named <= {attributes.get("id") for _, attributes in elements}
 
 
-def test_samples_are_closed_and_nowhere_else(comparison):
-    taken = page(comparison)
+def test_samples_are_closed_and_nowhere_else(findings):
+    taken = page(findings)
     details = [attributes for tag, attributes in taken.elements if tag == "details"]
-    assert details == [{}] * len(comparison.samples)
+    assert details == [{}] * len(findings.samples)
     inside = taken.shown("details")
     for text in ("Test question 2", "Ask the town's mediator", "You are a helpful assistant."):
         assert text in inside
@@ -159,8 +159,8 @@ def test_samples_are_closed_and_nowhere_else(comparison):
         assert text not in taken.shown("summary")
 
 
-def test_hostile_text_is_text_everywhere(comparison):
-    plain, taken = page(comparison), page(attacked(comparison, ATTACK))
+def test_hostile_text_is_text_everywhere(findings):
+    plain, taken = page(findings), page(attacked(findings, ATTACK))
     assert {tag for tag, _ in taken.elements} == {tag for tag, _ in plain.elements}
     scripts = [attributes for tag, attributes in taken.elements if tag == "script"]
     assert scripts == [attributes for tag, attributes in plain.elements if tag == "script"]
@@ -176,23 +176,23 @@ def test_what_hides_or_reorders_text_is_shown_as_a_sign():
     assert visible("one\r\ntwo\tthree\n\ud800 שלום\u200f") == "one\ntwo\tthree\n\ufffd שלום\u200f"
 
 
-def test_broken_characters_reach_the_page_as_signs(comparison):
-    text = render(attacked(comparison, "x\x00y\u202ez\ud800 \u0627"), nonce="n")
+def test_broken_characters_reach_the_page_as_signs(findings):
+    text = render(attacked(findings, "x\x00y\u202ez\ud800 \u0627"), nonce="n")
     own = without_plotly(text)
     assert "x\u2400y⟦U+202E⟧z\ufffd \u0627" in own
     assert not set("\x00\u202e\ud800") & set(own)
 
 
-def test_a_long_line_is_whole(comparison):
+def test_a_long_line_is_whole(findings):
     line = "w" * 100_000
-    assert page(attacked(comparison, line)).shown("details").count(line) >= 6
+    assert page(attacked(findings, line)).shown("details").count(line) >= 6
 
 
-def test_a_report_needs_neither_samples_nor_costs(comparison):
+def test_a_report_needs_neither_samples_nor_costs(findings):
     bare = dataclasses.replace(
-        comparison,
+        findings,
         samples=(), costs=(), curves=(), facts=(),
-        policies=tuple(dataclasses.replace(policy, proxy_reward=None) for policy in comparison.policies),
+        policies=tuple(dataclasses.replace(policy, proxy_reward=None) for policy in findings.policies),
     )  # fmt: skip
     shown = page(bare).shown()
     assert "Who was preferred" in shown and "Limits" in shown
@@ -202,23 +202,23 @@ def test_a_report_needs_neither_samples_nor_costs(comparison):
         "Answers side by side",
         "Settings and lineage",
     ):
-        assert heading in page(comparison).shown() and heading not in shown
+        assert heading in page(findings).shown() and heading not in shown
 
 
-def test_both_files_are_written_and_only_they(comparison, tmp_path):
-    path = write_report(tmp_path / "report.html", comparison)
+def test_both_files_are_written_and_only_they(findings, tmp_path):
+    path = write_report(tmp_path / "report.html", findings)
     assert path == tmp_path / "report.html"
     assert sorted(file.name for file in tmp_path.iterdir()) == ["report.html", "report.json"]
-    assert read_comparison(tmp_path / "report.json") == comparison
+    assert read_findings(tmp_path / "report.json") == findings
     first = path.read_bytes()
     assert 4_000_000 < len(first) < 6_000_000
-    assert write_report(path, comparison).read_bytes() == first
+    assert write_report(path, findings).read_bytes() == first
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
-def test_in_a_browser_the_pictures_appear_and_the_attack_does_not_run(comparison, tmp_path):
-    path = write_report(tmp_path / "report.html", attacked(comparison, ATTACK))
+def test_in_a_browser_the_pictures_appear_and_the_attack_does_not_run(findings, tmp_path):
+    path = write_report(tmp_path / "report.html", attacked(findings, ATTACK))
     command = [
         "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
         "--disable-background-networking",

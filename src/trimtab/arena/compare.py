@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trimtab import formats
-from trimtab.arena.comparison import Answer, Comparison, Curve, Fact, PolicyResult, Sample, curve
 from trimtab.arena.fairness import require_independence
+from trimtab.arena.findings import Answer, Curve, Fact, Findings, PolicyResult, Sample, curve
 from trimtab.arena.ledger import stage_costs
 from trimtab.arena.play import Played, divergence, seeds
 from trimtab.arena.report import write_report
@@ -58,7 +58,7 @@ class Scores:
     proxy: dict[str, list[float]] | None
 
 
-def compare(settings: CompareSettings, run: Run) -> Comparison:
+def compare(settings: CompareSettings, run: Run) -> Findings:
     """Run the comparison in an open run folder.
 
     Raises:
@@ -82,7 +82,7 @@ def compare(settings: CompareSettings, run: Run) -> Comparison:
     proxy_scores = score_by_proxy(played, held_out, numerics, settings, limits)
     scores = Scores(judge_scores, proxy_scores)
     run.sample(0, _answer_rows(played, scores))
-    result = Comparison(
+    result = Findings(
         title=settings.title,
         policies=tuple(policy_result(one, scores, settings) for one in played),
         matches=tuple(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal
 
-from trimtab.arena.comparison import Comparison, Curve, PolicyResult
+from trimtab.arena.findings import Curve, Findings, PolicyResult
 from trimtab.arena.winrate import CHANCE, JudgeQuality, Match
 from trimtab.statistics.intervals import Interval, number
 
@@ -62,11 +62,11 @@ def judge_picture(judge: JudgeQuality) -> Picture:
     )
 
 
-def frontier_picture(comparison: Comparison, reward: Literal["judge", "proxy"]) -> Picture:
+def frontier_picture(findings: Findings, reward: Literal["judge", "proxy"]) -> Picture:
     """Mean reward against KL from the reference, one mark a policy, error bars both ways."""
     title = "Judge reward" if reward == "judge" else "Proxy reward (PPO was trained on this)"
     points = []
-    for policy in comparison.policies:
+    for policy in findings.policies:
         value = policy.judge_reward if reward == "judge" else policy.proxy_reward
         if value is not None:
             points.append((policy, value))

@@ -17,9 +17,9 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from trimtab.arena.comparison import Comparison, Sample, limits, match_rows, summary_rows, to_json
 from trimtab.arena.cost import method_rows, stage_rows
 from trimtab.arena.figures import Picture, curve_pictures, frontier_picture, judge_picture, match_picture
+from trimtab.arena.findings import Findings, Sample, limits, match_rows, summary_rows, to_json
 from trimtab.runs.files import write_text
 from trimtab.statistics.intervals import number
 
@@ -36,21 +36,21 @@ def _visible_signs() -> dict[int, str]:
 VISIBLE_SIGNS = _visible_signs()
 
 
-def write_report(path: Path, comparison: Comparison) -> Path:
+def write_report(path: Path, findings: Findings) -> Path:
     """Write the page to `path` and its data beside it, with the suffix .json; return `path`.
 
     Each appears whole or not at all; a report of the same name is replaced.
     """
-    data = to_json(comparison)
+    data = to_json(findings)
     write_text(path.with_suffix(".json"), data)
-    write_text(path, render(comparison, nonce=hashlib.sha256(data.encode()).hexdigest()))
+    write_text(path, render(findings, nonce=hashlib.sha256(data.encode()).hexdigest()))
     return path
 
 
-def render(comparison: Comparison, *, nonce: str) -> str:
+def render(findings: Findings, *, nonce: str) -> str:
     """The page as text. `nonce` marks the scripts that may run; the texts shown must not know it."""
-    pictures = _pictures(comparison)
-    training = curve_pictures(comparison.curves)
+    pictures = _pictures(findings)
+    training = curve_pictures(findings.curves)
     drawn = [*pictures.values(), *(picture for _, group in training for picture in group)]
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, finalize=_shown, trim_blocks=True, lstrip_blocks=True
@@ -58,19 +58,19 @@ def render(comparison: Comparison, *, nonce: str) -> str:
     environment.filters["signed"] = lambda value: number(value, 2)
     template = environment.from_string(files("trimtab.arena").joinpath("report.html").read_text("utf-8"))
     return template.render(
-        comparison=comparison,
+        findings=findings,
         nonce=nonce,
         plotly=Markup(get_plotlyjs()),
         figures={picture.key: picture.figure for picture in drawn},
         pictures=pictures,
         training=training,
-        matches=match_rows(comparison),
-        policies=summary_rows(comparison),
-        methods=method_rows(comparison.costs),
-        stages=stage_rows(comparison.costs),
-        samples=[_sample_view(sample) for sample in comparison.samples],
-        facts=[(group, list(rows)) for group, rows in groupby(comparison.facts, key=lambda fact: fact.group)],
-        limits=limits(comparison),
+        matches=match_rows(findings),
+        policies=summary_rows(findings),
+        methods=method_rows(findings.costs),
+        stages=stage_rows(findings.costs),
+        samples=[_sample_view(sample) for sample in findings.samples],
+        facts=[(group, list(rows)) for group, rows in groupby(findings.facts, key=lambda fact: fact.group)],
+        limits=limits(findings),
     )
 
 
@@ -84,12 +84,12 @@ def _shown(value: object) -> object:
     return visible(value) if type(value) is str else value
 
 
-def _pictures(comparison: Comparison) -> dict[str, Picture]:
+def _pictures(findings: Findings) -> dict[str, Picture]:
     """The pictures beside the tables by key."""
-    drawn = [match_picture(comparison.matches), judge_picture(comparison.judge)]
-    drawn.append(frontier_picture(comparison, "judge"))
-    if any(policy.proxy_reward for policy in comparison.policies):
-        drawn.append(frontier_picture(comparison, "proxy"))
+    drawn = [match_picture(findings.matches), judge_picture(findings.judge)]
+    drawn.append(frontier_picture(findings, "judge"))
+    if any(policy.proxy_reward for policy in findings.policies):
+        drawn.append(frontier_picture(findings, "proxy"))
     return {picture.key: picture for picture in drawn}
 
 

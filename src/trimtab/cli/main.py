@@ -58,8 +58,6 @@ def main() -> None:
         if left.code == Interrupted.EXIT_CODE:  # typer turns a KeyboardInterrupt into this, without a word
             typer.echo("interrupted; a run goes on from its last checkpoint with --resume", err=True)
         raise
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         _leave(str(_as_message(error)), 1)
     except (MemoryError, RuntimeError) as error:

@@ -29,7 +29,7 @@ def run_file(
 
     Example: trimtab run configs/own-data.yaml --set model=my/model --set comparisons=comparisons.jsonl
     """
-    from trimtab.arena.comparison import read_comparison
+    from trimtab.arena.findings import read_findings
     from trimtab.pipeline.run import StageFailed, run_pipeline
     from trimtab.pipeline.settings import PipelineSettings, plan
 
@@ -42,7 +42,7 @@ def run_file(
         raise typer.Exit(failed.exit_code) from None
     for stage in stages:
         if stage.kind == "compare":
-            typer.echo(read_comparison(stage.folder / "report.json").headline)
+            typer.echo(read_findings(stage.folder / "report.json").headline)
             typer.echo(stage.folder / "report.html")
 
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from trimtab.cli.text import visible
 
 if TYPE_CHECKING:
-    from trimtab.arena.comparison import Comparison
+    from trimtab.arena.findings import Findings
 
 _WIDTH_OF_FILES = 160
 """Columns where the output is no terminal, so that rows stay whole."""
@@ -29,15 +29,15 @@ def print_rows(rows: list[tuple[str, ...]], *, title: str = "") -> None:
     console.print(table, width=None if console.is_terminal else _WIDTH_OF_FILES)
 
 
-def print_comparison(comparison: Comparison) -> None:
+def print_findings(findings: Findings) -> None:
     """The headline, how good the judge is, the verdicts, the policies, and the costs."""
-    from trimtab.arena.comparison import match_rows, summary_rows
     from trimtab.arena.cost import method_rows
+    from trimtab.arena.findings import match_rows, summary_rows
 
-    typer.echo(visible(f"\n{comparison.headline}\n{comparison.judge.sentence}\n"))
-    print_rows(match_rows(comparison), title="who was preferred")
+    typer.echo(visible(f"\n{findings.headline}\n{findings.judge.sentence}\n"))
+    print_rows(match_rows(findings), title="who was preferred")
     typer.echo("")
-    print_rows(summary_rows(comparison), title="what they are like (proxy: what PPO was trained on)")
-    if comparison.costs:
+    print_rows(summary_rows(findings), title="what they are like (proxy: what PPO was trained on)")
+    if findings.costs:
         typer.echo("")
-        print_rows(method_rows(comparison.costs), title="what they cost")
+        print_rows(method_rows(findings.costs), title="what they cost")

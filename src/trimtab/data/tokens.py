@@ -126,7 +126,7 @@ class Codec:
         """SHA-256 of the whole tokenizer, template and stop token: equal fingerprints give equal ids."""
         whole = json.loads(self.tokenizer.backend_tokenizer.to_str())
         # Not its padding and truncation: they are settings of calls, and trimtab uses neither.
-        rules = {key: whole[key] for key in ("added_tokens", "normalizer", "pre_tokenizer", "model")}
+        rules = {key: value for key, value in whole.items() if key not in ("padding", "truncation")}
         parts = [json.dumps(rules, sort_keys=True), str(self.tokenizer.chat_template), str(self.stop_id)]
         return hashlib.sha256("\x00".join(parts).encode()).hexdigest()
 
@@ -183,7 +183,8 @@ class Codec:
         if len(ids) <= limit:
             return ids, False
         if isinstance(prompt, str):
-            return ids[-limit:], True
+            begins = ids[:1] if ids[0] == self.tokenizer.bos_token_id else ()
+            return (*begins, *ids[len(ids) - limit + len(begins) :]), True
         for shorter in _without_oldest_turns(prompt):
             ids = self._ids(self.prompt_text(shorter), special=False)
             if len(ids) <= limit:

@@ -62,7 +62,7 @@ def save(run_folder: Path, state: Mapping[str, Any], groups: TensorGroups) -> Pa
             plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
             save_file(plain, temporary / f"{group}.safetensors")
         write_json(temporary / "state.json", dict(state))
-    for older in sorted(folder.parent.glob("step-*"))[:-1]:
+    for older in sorted(folder.parent.glob("step-*"), key=_step)[:-1]:
         shutil.rmtree(older, ignore_errors=True)
     return folder
 
@@ -70,10 +70,15 @@ def save(run_folder: Path, state: Mapping[str, Any], groups: TensorGroups) -> Pa
 def latest(run_folder: Path) -> Checkpoint | None:
     """The newest checkpoint of a run, or None."""
     # By their state: a folder without one was being removed when the process was killed.
-    states = sorted((run_folder / "checkpoints").glob("step-*/state.json"))
+    found = (run_folder / "checkpoints").glob("step-*/state.json")
+    states = sorted(found, key=lambda path: _step(path.parent))
     if not states:
         return None
     return Checkpoint(states[-1].parent, json.loads(states[-1].read_text(encoding="utf-8")))
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
 
 
 def remove_all(run_folder: Path) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import platform
 import subprocess
@@ -37,6 +38,7 @@ _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 # Settings that say where and how often, not what is computed; a resumed run may change them.
 _FREE_TO_CHANGE = ("checkpoint_every", "row_tokens")
 _LOGS = ("metrics.jsonl", "samples.jsonl")
+_JUST_OPENED = (".lock", ".config.yaml.tmp", "config.yaml", "run.json", ".run.json.tmp", "left_out.jsonl")
 
 
 class Run:
@@ -95,7 +97,8 @@ class Run:
 
     def log(self, step: int, **values: float | int | str | None) -> None:
         """Append one object to metrics.jsonl."""
-        self._append("metrics.jsonl", [{"step": step, "time": _now(), **values}])
+        known = {name: value if _is_json(value) else None for name, value in values.items()}
+        self._append("metrics.jsonl", [{"step": step, "time": _now(), **known}])
 
     def sample(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append what the model said to samples.jsonl."""
@@ -114,7 +117,7 @@ class Run:
         checkpoint.save(self.folder, {"step": step, "cost": cost, "rows": rows, **state}, groups)
 
     def finish(self) -> None:
-        """Write the cost, remove the checkpoints, and mark the run as done."""
+        """Write the cost, mark the run as done, and then remove the checkpoints."""
         self.describe(finished=_now(), cost=self.meter.total().as_json())
         write_text(self.folder / "DONE", _now() + "\n")
         checkpoint.remove_all(self.folder)  # last: until DONE is there they are what resuming needs
@@ -137,6 +140,7 @@ def open_run(folder: Path, stage: str, settings: Settings, *, resume: bool) -> R
         RunError: the folder holds a finished run, an interrupted one without `resume`, one with
             other settings, something that is no run, or is in use by another process.
     """
+    _refuse_finished(folder)
     _refuse_foreign(folder)
     folder.mkdir(parents=True, exist_ok=True)
     lock = _locked(folder)
@@ -152,9 +156,11 @@ def open_run(folder: Path, stage: str, settings: Settings, *, resume: bool) -> R
 
 def _opened(folder: Path, stage: str, settings: Settings, lock: IO[str]) -> Run:
     found = None
-    if (folder / "config.yaml").exists():
+    if _has_begun(folder):
         _require_same(folder / "config.yaml", settings)
         found = checkpoint.latest(folder)
+    else:
+        (folder / "run.json").unlink(missing_ok=True)  # of an attempt that failed before it computed anything
     _cut_back(folder, found)
     write_text(folder / "config.yaml", to_yaml(settings))
     run = Run(folder, stage, lock, found)
@@ -191,20 +197,23 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    # A run that was killed as it began has these two and nothing else.
-    first_files = {".lock", ".config.yaml.tmp"}
     if folder.is_file():
         raise RunError("a file is in the run folder's place", where=str(folder), fix="choose another --out")
-    if not folder.exists() or (folder / "config.yaml").exists():
+    if not folder.exists() or (folder / ".lock").exists():  # the first file of every run
         return
-    if any(path.name not in first_files for path in folder.iterdir()):
+    if any(folder.iterdir()):
         raise RunError(
             "the folder is not empty and holds no run", where=str(folder), fix="choose another --out"
         )
 
 
+def _has_begun(folder: Path) -> bool:
+    """Whether a run in this folder has computed anything; one that only failed to start has not."""
+    return any(path.name not in _JUST_OPENED for path in folder.iterdir())
+
+
 def _refuse_interrupted(folder: Path) -> None:
-    if (folder / "config.yaml").exists():
+    if _has_begun(folder):
         raise RunError(
             "this run was interrupted", where=str(folder), fix="add --resume, or choose another --out"
         )
@@ -283,6 +292,11 @@ def _surroundings() -> dict[str, Any]:
         "hardware": {"machine": platform.machine(), "processor": _processor(), "cores": os.cpu_count()},
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
+
+
+def _is_json(value: object) -> bool:
+    """JSON has no word for what is not a finite number."""
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

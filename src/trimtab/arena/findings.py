@@ -86,7 +86,7 @@ class Fact:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class Findings:
     """Everything that one report shows."""
 
     title: str
@@ -130,7 +130,7 @@ def curve(stage: str, metric: str, rows: Iterable[Mapping[str, object]]) -> Curv
     return Curve(stage=stage, metric=metric, points=tuple(points))
 
 
-def summary_rows(comparison: Comparison) -> Rows:
+def summary_rows(findings: Findings) -> Rows:
     """The policies as a table of text, its head first."""
     head = ("policy", "prompts", "judge reward", "proxy reward", "KL, nats", "tokens", "stopped")
     return [
@@ -145,12 +145,12 @@ def summary_rows(comparison: Comparison) -> Rows:
                 policy.response_tokens.text(1),
                 policy.stopped.percent(),
             )
-            for policy in comparison.policies
+            for policy in findings.policies
         ),
     ]
 
 
-def match_rows(comparison: Comparison) -> Rows:
+def match_rows(findings: Findings) -> Rows:
     """The matches as a table of text, its head first."""
     head = ("policy", "against", "preferred", "wins", "ties", "losses", "verdict")
     return [
@@ -163,16 +163,16 @@ def match_rows(comparison: Comparison) -> Rows:
                 str(match.wins),
                 str(match.ties),
                 str(match.losses),
-                verdict(match, comparison.judge),
+                verdict(match, findings.judge),
             )
-            for match in comparison.matches
+            for match in findings.matches
         ),
     ]
 
 
-def limits(comparison: Comparison) -> tuple[str, ...]:
+def limits(findings: Findings) -> tuple[str, ...]:
     """What the numbers do not show, the comparison's own caveats last."""
-    runs = "One training run" if comparison.seeds == 1 else f"{comparison.seeds} training runs"
+    runs = "One training run" if findings.seeds == 1 else f"{findings.seeds} training runs"
     said = [
         f"{runs} of each method. The intervals say what other prompts could change; what another "
         "seed could change is not in them.",
@@ -181,35 +181,35 @@ def limits(comparison: Comparison) -> tuple[str, ...]:
         "The judge, PPO's reward model and both policies all begin from the same SFT model, so their errors "
         "are not independent. A PPO run is also told, by a penalty, not to run into the length limit.",
     ]
-    if any(policy.proxy_reward for policy in comparison.policies):
+    if any(policy.proxy_reward for policy in findings.policies):
         said.append(
             "The proxy is the reward model that PPO was trained on: a high proxy reward alone is no merit."
         )
-    if len(comparison.matches) > 1:
+    if len(findings.matches) > 1:
         said.append(
-            f"{len(comparison.matches)} win rates are shown and each interval stands alone: the chance "
+            f"{len(findings.matches)} win rates are shown and each interval stands alone: the chance "
             "that at least one of them misses is larger."
         )
-    return (*said, *comparison.caveats)
+    return (*said, *findings.caveats)
 
 
-def to_json(comparison: Comparison) -> str:
-    """The comparison as JSON, the headline written out for other readers.
+def to_json(findings: Findings) -> str:
+    """The findings as JSON, the headline written out for other readers.
 
     Half of a surrogate pair, which UTF-8 cannot hold, becomes a question mark.
     """
-    fields = {"headline": comparison.headline, **asdict(comparison)}
+    fields = {"headline": findings.headline, **asdict(findings)}
     text = json.dumps(fields, ensure_ascii=False, allow_nan=False, indent=1)
     return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
-def from_json(text: str) -> Comparison:
-    """The comparison that `to_json` wrote. Raises ValueError when it is not one."""
-    return TypeAdapter(Comparison).validate_json(text)
+def from_json(text: str) -> Findings:
+    """The findings that `to_json` wrote. Raises ValueError when it is not one."""
+    return TypeAdapter(Findings).validate_json(text)
 
 
-def read_comparison(path: Path) -> Comparison:
-    """The comparison in a `report.json`.
+def read_findings(path: Path) -> Findings:
+    """The findings in a `report.json`.
 
     Raises:
         DataError: no such file, or not a report.

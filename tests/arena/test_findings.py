@@ -1,4 +1,4 @@
-"""The comparison as JSON and as rows."""
+"""The findings as JSON and as rows."""
 
 import dataclasses
 import json
@@ -6,14 +6,14 @@ import math
 
 import pytest
 
-from trimtab.arena.comparison import (
+from trimtab.arena.findings import (
     Answer,
     Sample,
     curve,
     from_json,
     limits,
     match_rows,
-    read_comparison,
+    read_findings,
     summary_rows,
     to_json,
 )
@@ -24,49 +24,49 @@ from trimtab.statistics.intervals import wilson
 HOSTILE = "<script>alert(1)</script>\x00\u202e\u2066 \u2028 \U0001f600 \\ \" '"
 
 
-def with_text(comparison, text):
-    answer = dataclasses.replace(comparison.samples[0].answers[0], text=text)
-    return dataclasses.replace(comparison, samples=(Sample(prompt=text, answers=(answer,)),))
+def with_text(findings, text):
+    answer = dataclasses.replace(findings.samples[0].answers[0], text=text)
+    return dataclasses.replace(findings, samples=(Sample(prompt=text, answers=(answer,)),))
 
 
-def test_json_comes_back_as_it_was(comparison):
-    assert from_json(to_json(comparison)) == comparison
+def test_json_comes_back_as_it_was(findings):
+    assert from_json(to_json(findings)) == findings
 
 
 @pytest.mark.parametrize("text", ["", HOSTILE, "x" * 100_000])
-def test_any_text_comes_back_as_it_was(comparison, text):
-    changed = with_text(comparison, text)
+def test_any_text_comes_back_as_it_was(findings, text):
+    changed = with_text(findings, text)
     assert from_json(to_json(changed)) == changed
 
 
-def test_half_a_surrogate_pair_does_not_stop_the_report(comparison):
-    back = from_json(to_json(with_text(comparison, "before \ud83d after")))
+def test_half_a_surrogate_pair_does_not_stop_the_report(findings):
+    back = from_json(to_json(with_text(findings, "before \ud83d after")))
     assert back.samples[0].answers[0].text == "before ? after"
 
 
-def test_json_holds_the_headline_and_the_numbers(comparison):
-    data = json.loads(to_json(comparison))
-    assert data["headline"] == comparison.headline
+def test_json_holds_the_headline_and_the_numbers(findings):
+    data = json.loads(to_json(findings))
+    assert data["headline"] == findings.headline
     assert data["policies"][1]["kl"]["estimate"] == 6.417
     assert data["costs"][3]["tokens_generated"] == 32_768
 
 
-def test_a_missing_proxy_comes_back(comparison):
-    policies = tuple(dataclasses.replace(policy, proxy_reward=None) for policy in comparison.policies)
-    changed = dataclasses.replace(comparison, policies=policies)
+def test_a_missing_proxy_comes_back(findings):
+    policies = tuple(dataclasses.replace(policy, proxy_reward=None) for policy in findings.policies)
+    changed = dataclasses.replace(findings, policies=policies)
     assert from_json(to_json(changed)) == changed
     assert [row[3] for row in summary_rows(changed)[1:]] == ["none"] * 3
     assert not any("proxy" in limit for limit in limits(changed))
 
 
-def test_numbers_that_json_cannot_hold_are_refused(comparison):
-    answer = dataclasses.replace(comparison.samples[0].answers[0], kl=math.nan)
+def test_numbers_that_json_cannot_hold_are_refused(findings):
+    answer = dataclasses.replace(findings.samples[0].answers[0], kl=math.nan)
     with pytest.raises(ValueError):
-        to_json(dataclasses.replace(comparison, samples=(Sample(prompt="p", answers=(answer,)),)))
+        to_json(dataclasses.replace(findings, samples=(Sample(prompt="p", answers=(answer,)),)))
 
 
-def test_summary_rows(comparison):
-    head, _, ppo, _ = summary_rows(comparison)
+def test_summary_rows(findings):
+    head, _, ppo, _ = summary_rows(findings)
     assert dict(zip(head, ppo, strict=True)) == {
         "policy": "PPO",
         "prompts": "200",
@@ -78,23 +78,23 @@ def test_summary_rows(comparison):
     }
 
 
-def test_match_rows(comparison):
-    _, first, second, _ = match_rows(comparison)
+def test_match_rows(findings):
+    _, first, second, _ = match_rows(findings)
     assert first == ("DPO", "PPO", "59.5\u00a0% [52.7, 66.3]", "117", "4", "79", "DPO preferred")
     assert second[-1] == "no difference found"
 
 
-def test_rows_name_no_winner_when_the_judge_cannot_tell(comparison):
+def test_rows_name_no_winner_when_the_judge_cannot_tell(findings):
     coin = JudgeQuality(name="coin", accuracy=wilson(125, 250), shorter_wins=wilson(144, 250))
-    rows = match_rows(dataclasses.replace(comparison, judge=coin))
+    rows = match_rows(dataclasses.replace(findings, judge=coin))
     assert {row[-1] for row in rows[1:]} == {"this judge cannot tell"}
 
 
-def test_limits_count_what_there_is(comparison):
-    said = " ".join(limits(comparison))
+def test_limits_count_what_there_is(findings):
+    said = " ".join(limits(findings))
     assert "One training run of each method" in said and "3 win rates" in said
-    assert limits(comparison)[-1] == comparison.caveats[-1]
-    other = dataclasses.replace(comparison, seeds=3, matches=comparison.matches[:1])
+    assert limits(findings)[-1] == findings.caveats[-1]
+    other = dataclasses.replace(findings, seeds=3, matches=findings.matches[:1])
     assert "3 training runs" in " ".join(limits(other)) and "win rates" not in " ".join(limits(other))
 
 
@@ -111,27 +111,27 @@ def test_a_curve_keeps_gaps_and_skips_other_rows():
     assert curve("sft", "loss", rows).points == ((0, 1.0), (2, None), (3, 2.0), (5, None))
 
 
-def test_a_comparison_knows_its_policies(comparison):
+def test_a_comparison_knows_its_policies(findings):
     with pytest.raises(ValueError, match="same name"):
-        dataclasses.replace(comparison, policies=comparison.policies + comparison.policies[:1])
+        dataclasses.replace(findings, policies=findings.policies + findings.policies[:1])
     with pytest.raises(ValueError, match="not among the policies: DPO"):
-        dataclasses.replace(comparison, policies=comparison.policies[:2])
+        dataclasses.replace(findings, policies=findings.policies[:2])
     with pytest.raises(ValueError, match="at least one match"):
-        dataclasses.replace(comparison, matches=())
+        dataclasses.replace(findings, matches=())
     stranger = Answer(policy="?", text="", judge_score=0, proxy_score=None, kl=0, tokens=1, ended="stop")
     with pytest.raises(ValueError, match="policies"):
-        dataclasses.replace(comparison, samples=(Sample(prompt="p", answers=(stranger,)),))
+        dataclasses.replace(findings, samples=(Sample(prompt="p", answers=(stranger,)),))
 
 
-def test_reading_a_report(comparison, tmp_path):
+def test_reading_a_report(findings, tmp_path):
     path = tmp_path / "report.json"
     with pytest.raises(DataError, match="no report"):
-        read_comparison(path)
+        read_findings(path)
     path.write_text('{"title": "x"}')
     with pytest.raises(DataError, match="not a report"):
-        read_comparison(path)
+        read_findings(path)
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match="not a report"):
-        read_comparison(path)
-    path.write_text(to_json(comparison))
-    assert read_comparison(path) == comparison
+        read_findings(path)
+    path.write_text(to_json(findings))
+    assert read_findings(path) == findings
