@@ -244,6 +244,7 @@ def test_a_resumed_run_knows_what_it_said_before(tmp_path: Path) -> None:
     with open_run(tmp_path, "sft", Stage(), resume=False) as run:
         assert run.earlier_fact("seed") is None
         run.describe(seed=3, started="2026-01-01T00:00:00+00:00")
+        run.log(0, loss=1.0)
         assert run.earlier_fact("seed") is None
     with open_run(tmp_path, "sft", Stage(), resume=True) as run:
         assert run.earlier_fact("seed") == 3
@@ -256,6 +257,7 @@ def test_what_a_run_is_made_from_stays_the_same(tmp_path: Path) -> None:
         run.describe_input("data", "train", train)
         run.describe_input("data", "dev", dev)
         run.describe_input("parents", "model", {"weights_sha256": "cc"})
+        run.log(0, loss=1.0)
         facts = read_facts(tmp_path)
     assert facts["data"] == {"train": train, "dev": dev}
     assert facts["parents"] == {"model": {"weights_sha256": "cc"}}

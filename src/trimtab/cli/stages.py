@@ -90,10 +90,10 @@ def compare(
     settings = gather(CompareSettings, config, set_)
     with _opened("compare", settings, out, resume) as run:
         from trimtab.arena.compare import compare
-        from trimtab.cli.tables import print_comparison
+        from trimtab.cli.tables import print_findings
 
         result = compare(settings, run)
-        print_comparison(result)
+        print_findings(result)
         typer.echo(run.folder / "report.html")
 
 
