@@ -26,7 +26,9 @@ def print_rows(rows: list[tuple[str, ...]], *, title: str = "") -> None:
     for row in rows[1:]:
         table.add_row(*(Text(visible(cell)) for cell in row))
     console = Console()
-    console.print(table, width=None if console.is_terminal else _WIDTH_OF_FILES)
+    if not console.is_terminal:
+        console.width = _WIDTH_OF_FILES
+    console.print(table)
 
 
 def print_findings(findings: Findings) -> None:
