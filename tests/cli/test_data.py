@@ -40,7 +40,7 @@ def test_check_names_the_defect_and_exits_with_1(tmp_path):
 
 
 def test_a_warning_exits_with_0(good):
-    result = run("check", good, "--limit", "1")
+    result = run("check", good, "--max-response", "1")
     assert result.exit_code == 0
     assert "too long" in result.stdout and "keeps the row" in result.stdout
 
@@ -114,4 +114,4 @@ def test_lengths_in_tokens_come_from_the_model(good, letters):
 def test_every_command_has_an_example():
     for command in app.registered_commands:
         assert "Example: trimtab data " in command.callback.__doc__
-    assert data.DEFAULT_LIMIT == 256
+    assert (data.LIMITS.prompt, data.LIMITS.response) == (192, 64)

@@ -31,7 +31,7 @@ BROKEN = [  # line, kind, field, found, fix
     ({"chosen": DIALOGUE + " 7", "rejected": DIALOGUE + " Human: why?"}, "role marker", "rejected",
      "' Human: why?'", "take the marker out"),
     ({"prompt": "long", "chosen": "w" * 400, "rejected": "no"}, "too long", "chosen",
-     "about 101 tokens", "raise the limit"),
+     "about 100 tokens", "raise max_response"),
 ]  # fmt: skip
 
 
@@ -43,7 +43,7 @@ def broken(tmp_path):
 
 
 def test_every_defect_is_found_where_it_is(broken):
-    report = check([broken], count_tokens=None, limit=100)
+    report = check([broken], count_tokens=None, max_prompt=99, max_response=99)
     expected = [
         (line, kind, field, found) for line, (_, kind, field, found, _) in enumerate(BROKEN, 1) if kind
     ]
@@ -65,17 +65,22 @@ def test_every_defect_is_found_where_it_is(broken):
 
 def test_a_warning_is_no_failure(tmp_path):
     (tmp_path / "x.jsonl").write_text('{"prompt": "abcdefgh", "completion": "abcd"}\n')
-    report = check([tmp_path / "x.jsonl"], count_tokens=len, limit=11)
-    assert [defect.found for defect in report.defects] == ["12 tokens"]
+    report = check([tmp_path / "x.jsonl"], count_tokens=len, max_prompt=7, max_response=3)
+    assert [(defect.field, defect.found) for defect in report.defects] == [
+        ("prompt", "8 tokens"),
+        ("response", "4 tokens"),
+    ]
     assert not report.failed
-    assert check([tmp_path / "x.jsonl"], count_tokens=len, limit=12).defects == []
+    assert check([tmp_path / "x.jsonl"], count_tokens=len, max_prompt=8, max_response=4).defects == []
 
 
 def test_leaks_between_any_two_files(tmp_path):
     for name, prompts in (("a", "xy"), ("b", "zx"), ("c", "zw")):
         text = "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts)
         (tmp_path / f"{name}.jsonl").write_text(text)
-    report = check([tmp_path / f"{name}.jsonl" for name in "abc"], count_tokens=None, limit=9)
+    report = check(
+        [tmp_path / f"{name}.jsonl" for name in "abc"], count_tokens=None, max_prompt=9, max_response=9
+    )
     places = [(Path(leak.where).name, leak.what.rpartition("/")[2]) for leak in report.leaks]
     assert places == [("b.jsonl:2", "a.jsonl:1"), ("c.jsonl:1", "b.jsonl:1")]
     assert report.failed
@@ -86,7 +91,9 @@ def test_lengths_and_the_pull_of_length(tmp_path):
     rows = [{"prompt": "p" * 10, "chosen": chosen, "rejected": rejected} for chosen, rejected in replies]
     rows.append({"prompt": "p", "a": "long " * 50, "b": "x"})  # unjudged: pulls nothing
     (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (file,) = check([tmp_path / "x.jsonl"], count_tokens=lambda text: len(text.split()), limit=99).files
+    (file,) = check(
+        [tmp_path / "x.jsonl"], count_tokens=lambda text: len(text.split()), max_prompt=99, max_response=99
+    ).files
     assert file.records == {"comparisons": 5}
     bias = file.length_bias
     assert (bias.pairs, bias.shorter, bias.longer, bias.equal) == (4, 0.5, 0.25, 0.25)
@@ -100,7 +107,10 @@ def test_the_examples_are_sound():
     hh = EXAMPLES / "hh-harmless"
     demonstrations = EXAMPLES / "demonstrations" / "demonstrations.jsonl"
     report = check(
-        [hh / "comparisons.jsonl.gz", hh / "held-out.jsonl.gz", demonstrations], count_tokens=None, limit=256
+        [hh / "comparisons.jsonl.gz", hh / "held-out.jsonl.gz", demonstrations],
+        count_tokens=None,
+        max_prompt=500,
+        max_response=500,
     )
     assert report.defects == []
     assert [file.records for file in report.files] == [

@@ -35,15 +35,17 @@ Tokenizer = Annotated[
     typer.Option("--model", help="Count tokens with this model's tokenizer; without it they are estimated."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-Limit = Annotated[int, typer.Option(min=1, help="Tokens from which a row is reported as too long.")]
-DEFAULT_LIMIT = Limits().prompt + Limits().response
+MaxPrompt = Annotated[int, typer.Option(min=1, help="Tokens of a prompt, as in the stages' settings.")]
+MaxResponse = Annotated[int, typer.Option(min=1, help="Tokens of a response, the stop token included.")]
+LIMITS = Limits()
 
 
 @app.command("check")
 def check_files(
     files: Files,
     model: Tokenizer = None,
-    limit: Limit = DEFAULT_LIMIT,
+    max_prompt: MaxPrompt = LIMITS.prompt,
+    max_response: MaxResponse = LIMITS.response,
     dialogues: Dialogues = "chat",
     as_json: AsJson = False,
 ) -> None:
@@ -51,7 +53,13 @@ def check_files(
 
     Example: trimtab data check train.jsonl held-out.jsonl.gz
     """
-    report = formats.check(files, count_tokens=_counter(model), limit=limit, dialogues=dialogues)
+    report = formats.check(
+        files,
+        count_tokens=_counter(model),
+        max_prompt=max_prompt,
+        max_response=max_response,
+        dialogues=dialogues,
+    )
     if as_json:
         typer.echo(json.dumps(report.as_dict(), ensure_ascii=False))
     else:
@@ -72,7 +80,13 @@ def stats(
 
     Example: trimtab data stats examples/hh-harmless/comparisons.jsonl.gz
     """
-    report = formats.check(files, count_tokens=_counter(model), limit=DEFAULT_LIMIT, dialogues=dialogues)
+    report = formats.check(
+        files,
+        count_tokens=_counter(model),
+        max_prompt=LIMITS.prompt,
+        max_response=LIMITS.response,
+        dialogues=dialogues,
+    )
     if as_json:
         described = [{**asdict(file), "defects": len(file.defects)} for file in report.files]
         typer.echo(json.dumps(described, ensure_ascii=False))
@@ -86,8 +100,8 @@ def preview(
     file: Annotated[str, typer.Argument(help="A file or hub data set.")],
     model: Annotated[str, typer.Option(help="The model whose tokenizer and chat template are used.")],
     rows: Annotated[int, typer.Option(min=1, help="Rows to show, from the first usable one.")] = 1,
-    max_prompt: Annotated[int, typer.Option(min=1, help="Tokens of a prompt.")] = Limits().prompt,
-    max_response: Annotated[int, typer.Option(min=1, help="Tokens of a response.")] = Limits().response,
+    max_prompt: MaxPrompt = LIMITS.prompt,
+    max_response: MaxResponse = LIMITS.response,
     dialogues: Dialogues = "chat",
     as_json: AsJson = False,
 ) -> None:

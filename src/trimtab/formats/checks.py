@@ -14,7 +14,7 @@ import numpy as np
 
 from trimtab.formats.dialogues import Dialogues
 from trimtab.formats.reading import read_any
-from trimtab.formats.rows import Defect, Reading, Record, Row, RowError
+from trimtab.formats.rows import Defect, Reading, Record, RowError
 from trimtab.formats.splits import leakage
 from trimtab.records import Comparison, Demonstration, Rating, prompt_text
 
@@ -100,28 +100,31 @@ def check(
     sources: Sequence[str | Path],
     *,
     count_tokens: CountTokens | None,
-    limit: int,
+    max_prompt: int,
+    max_response: int,
     dialogues: Dialogues = "chat",
 ) -> CheckReport:
     """Read every source and find every defect, leakage between any two of them included.
 
     Args:
-        count_tokens: the tokenizer's count; without it tokens are estimated from characters for `limit`.
-        limit: tokens of prompt and longer response together from which a row is too long (a warning).
+        count_tokens: the tokenizer's count; without it tokens are estimated from characters.
+        max_prompt, max_response: tokens beyond which a stage with these settings cuts (a warning).
         dialogues: how raw HH-RLHF dialogues are read.
     Raises:
         DataError: a source does not exist.
     """
     readings = [read_any(source, dialogues=dialogues) for source in sources]
-    files = tuple(_report(reading, count_tokens, limit) for reading in readings)
+    files = tuple(_report(reading, count_tokens, max_prompt, max_response) for reading in readings)
     leaks = [leak for first, second in combinations(readings, 2) for leak in leakage(first, second)]
     return CheckReport(files=files, leaks=tuple(leaks))
 
 
-def _report(reading: Reading[Record], count_tokens: CountTokens | None, limit: int) -> FileReport:
+def _report(
+    reading: Reading[Record], count_tokens: CountTokens | None, max_prompt: int, max_response: int
+) -> FileReport:
     records = reading.records
     names = [_name(record) for record in records]
-    too_long = _too_long(reading, count_tokens or estimate_tokens, limit)
+    too_long = _too_long(reading, count_tokens or estimate_tokens, max_prompt, max_response)
     return FileReport(
         source=reading.source,
         sha256=reading.sha256,
@@ -192,23 +195,25 @@ def estimate_tokens(text: str) -> int:
     return -(-len(text) // CHARACTERS_A_TOKEN)
 
 
-def _too_long(reading: Reading[Record], count: CountTokens, limit: int) -> list[Defect]:
+def _too_long(
+    reading: Reading[Record], count: CountTokens, max_prompt: int, max_response: int
+) -> list[Defect]:
+    """One defect for each text that a stage would cut."""
     defects = []
     for row in reading.rows:
-        prompt, *responses = (count(text) for text in _texts(row.record).values())
-        tokens = prompt + max(responses, default=0)
-        if tokens > limit:
-            defects.append(_long_row(row, tokens, limit, count).at(row.file, row.line))
+        for field, text in _texts(row.record).items():
+            tokens = count(text)
+            setting, limit = (
+                ("max_prompt", max_prompt) if field == "prompt" else ("max_response", max_response)
+            )
+            if tokens > limit:
+                about = "about " if count is estimate_tokens else ""
+                error = RowError(
+                    "too long",
+                    f"`{field}` is longer than the {limit} tokens of {setting}: stages cut it",
+                    field=field,
+                    found=f"{about}{tokens} tokens",
+                    fix=f"shorten it, or raise {setting}",
+                )
+                defects.append(error.at(row.file, row.line))
     return defects
-
-
-def _long_row(row: Row[Record], tokens: int, limit: int, count: CountTokens) -> RowError:
-    texts = _texts(row.record)
-    about = "about " if count is estimate_tokens else ""
-    return RowError(
-        "too long",
-        f"prompt and response together are longer than {limit} tokens: stages with this limit cut them",
-        field=max(texts, key=lambda field: len(texts[field])),
-        found=f"{about}{tokens} tokens",
-        fix="shorten the row, or raise the limit",
-    )
