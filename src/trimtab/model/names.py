@@ -108,13 +108,13 @@ def _siblings(path: Path) -> list[str]:
     return [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
 
 
-def _nearest(names: Iterable[str], name: str) -> str | None:
-    near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.75)
+def _nearest(names: Iterable[str], name: str, *, likeness: float = 0.75) -> str | None:
+    near = difflib.get_close_matches(name, list(names), n=1, cutoff=likeness)
     return near[0] if near else None
 
 
 def _suggestion(names: list[str], name: str) -> str:
-    near = _nearest([*names, *bundles.BUNDLES], name)
+    near = _nearest([*names, *bundles.BUNDLES], name, likeness=0.6)  # swapped letters in a short name
     return (
         f"did you mean {near}?" if near else "name a model folder, a .gguf file, a finished run or a hub id"
     )
