@@ -95,12 +95,14 @@ def _judge_line(judge: dict[str, Any]) -> str:
 def _bars(axes: Any, costs: list[dict[str, Any]]) -> None:
     charged = {"DPO": ("sft", "reference", "dpo"), "PPO": ("sft", "reward", "ppo")}
     shades = ("#9ca3af", "#cbd5e1", "#475569")
+    minutes_of = {cost["stage"]: cost["wall_s"] / 60 for cost in costs}
+    longest = max(sum(minutes_of.get(stage, 0.0) for stage in stages) for stages in charged.values())
     for place, (_, stages) in enumerate(charged.items()):
         left = 0.0
         for shade, stage in zip(shades, stages, strict=True):
-            minutes = sum(cost["wall_s"] for cost in costs if cost["stage"] == stage) / 60
+            minutes = minutes_of.get(stage, 0.0)
             axes.barh(place, minutes, left=left, color=shade, height=0.5)
-            if minutes > 1:
+            if minutes > 0.12 * longest:
                 axes.text(left + minutes / 2, place, stage, ha="center", va="center", fontsize=8)
             left += minutes
     axes.set_yticks(range(len(charged)), list(charged))
