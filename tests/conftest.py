@@ -8,10 +8,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+# A busy machine is slow for a moment; that is no defect of an example.
+hypothesis.settings.register_profile("trimtab", deadline=None)
+hypothesis.settings.load_profile("trimtab")
 
 # Read when huggingface_hub is imported, which `tiny` below does.
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -1,67 +1,340 @@
-"""Log-probabilities and divergences by tiles against whole softmaxes."""
+"""Log-probabilities, divergences and likeness by tiles, against whole softmaxes in plain floats."""
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from trimtab.losses import logprobs
-from trimtab.losses.logprobs import token_kl, token_logprobs
+from trimtab.losses.logprobs import TILE, token_kl, token_likeness, token_logprobs
+
+VOCABULARY = 9
+Problem = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def problem(count: int = 11) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    hidden = torch.randn(count, 6, generator=generator, requires_grad=True)
-    weight = torch.randn(9, 6, generator=generator, requires_grad=True)
-    bias = torch.randn(9, generator=generator, requires_grad=True)
-    return hidden, weight, bias, torch.randint(0, 9, (count,), generator=generator)
+def problem(count: int = 11, dtype: torch.dtype = torch.float64, seed: int = 0) -> Problem:
+    """Hidden states, weight, bias (leaves) and targets."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def leaf(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+
+    hidden, weight, bias = leaf(count, 6), leaf(VOCABULARY, 6), leaf(VOCABULARY)
+    return hidden, weight, bias, torch.randint(0, VOCABULARY, (count,), generator=generator)
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-@pytest.mark.parametrize("tile", [4, 512])
-def test_value_and_gradient(temperature: float, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logprobs, "TILE", tile)
+def softmaxes(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float = 1.0
+) -> list[list[float]]:
+    """Probabilities of the whole vocabulary at each position, one float at a time."""
+    levels = [0.0] * len(weight) if bias is None else bias.tolist()
+    found = []
+    for state in hidden.tolist():
+        logits = [
+            math.fsum(s * w for s, w in zip(state, row, strict=True)) + level
+            for row, level in zip(weight.tolist(), levels, strict=True)
+        ]
+        odds = [math.exp(logit / temperature) for logit in logits]
+        found.append([one / math.fsum(odds) for one in odds])
+    return found
+
+
+def exactly(values: list[float]) -> Any:
+    return pytest.approx(values, rel=1e-12, abs=1e-12)
+
+
+@pytest.fixture(params=[1, 4, 11, 512])
+def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Tiles of one token, that do not divide the eleven, that are all of them, and larger."""
+    monkeypatch.setattr(logprobs, "TILE", request.param)
+    size: int = request.param
+    return size
+
+
+# --- Sampled tokens ---
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 2.0])
+@pytest.mark.parametrize("biased", ["with bias", "without"])
+def test_logprobs_are_logs_of_the_softmax(temperature: float, biased: str, tile: int) -> None:
     hidden, weight, bias, targets = problem()
+    level = bias if biased == "with bias" else None
+    found = token_logprobs(hidden, weight, level, targets, temperature=temperature)
+    tables = softmaxes(hidden, weight, level, temperature)
+    expected = [math.log(table[target]) for table, target in zip(tables, targets.tolist(), strict=True)]
+    assert found.tolist() == exactly(expected)
+    assert found.shape == (11,) and found.dtype == torch.float64
+
+
+def test_the_temperature_is_1_if_none_is_given() -> None:
+    hidden, weight, bias, targets = problem()
+    expected = token_logprobs(hidden, weight, bias, targets, temperature=1)
+    assert torch.equal(token_logprobs(hidden, weight, bias, targets), expected)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 2.0])
+def test_gradients_of_logprobs_in_closed_form(temperature: float, tile: int) -> None:
+    """By the logits: (one-hot - softmax) / temperature, carried to states, weight and bias by hand."""
+    hidden, weight, bias, targets = problem()
+    coefficients = torch.linspace(-1, 2, 11, dtype=torch.float64)
     found = token_logprobs(hidden, weight, bias, targets, temperature=temperature)
-    logits = (hidden @ weight.T + bias) / temperature
-    odds = logits.exp()
-    expected = (odds.gather(1, targets[:, None])[:, 0] / odds.sum(1)).log()
-    torch.testing.assert_close(found, expected)
-    coefficients = torch.linspace(-1, 2, len(targets))
     ours = torch.autograd.grad((found * coefficients).sum(), (hidden, weight, bias))
-    theirs = torch.autograd.grad((expected * coefficients).sum(), (hidden, weight, bias))
+    tables = torch.tensor(softmaxes(hidden, weight, bias, temperature), dtype=torch.float64)
+    by_logits = -tables
+    by_logits[range(11), targets] += 1
+    by_logits = by_logits * coefficients[:, None] / temperature
+    theirs = by_logits @ weight, by_logits.T @ hidden, by_logits.sum(0)
     for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one, other)
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-13)
 
 
-def test_no_tokens() -> None:
+def test_gradients_of_logprobs_by_differences() -> None:
+    hidden, weight, bias, targets = problem(count=2)
+    found = token_logprobs(hidden, weight, bias, targets, temperature=0.7).sum()
+    gradients = torch.autograd.grad(found, (hidden, weight))
+
+    def plain() -> float:
+        tables = softmaxes(hidden, weight, bias, 0.7)
+        return math.fsum(math.log(table[t]) for table, t in zip(tables, targets.tolist(), strict=True))
+
+    for leaf, gradient in zip((hidden, weight), gradients, strict=True):
+        for place in ((0, 0), (1, 3)):
+            ends = []
+            for step in (1e-5, -2e-5):
+                with torch.no_grad():
+                    leaf[place] += step
+                ends.append(plain())
+            with torch.no_grad():
+                leaf[place] += 1e-5
+            assert gradient[place].item() == pytest.approx((ends[0] - ends[1]) / 2e-5, abs=1e-8)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 3.0])
+def test_the_vocabulary_sums_to_1_at_every_temperature(temperature: float) -> None:
+    hidden, weight, bias, _ = problem(count=1)
+    every = torch.arange(VOCABULARY)
+    found = token_logprobs(hidden.expand(VOCABULARY, -1), weight, bias, every, temperature=temperature)
+    assert found.exp().sum().item() == pytest.approx(1, rel=1e-12)
+
+
+def test_a_ratio_starts_at_1_only_with_the_temperature_of_sampling() -> None:
+    inputs = problem()
+    sampled = token_logprobs(*inputs, temperature=0.7)
+    assert torch.equal(token_logprobs(*inputs, temperature=0.7), sampled)
+    assert (token_logprobs(*inputs) - sampled).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("temperature", [0.0, -0.0, -1.0, math.nan])
+def test_a_temperature_is_positive(temperature: float) -> None:
+    with pytest.raises(ValueError, match=f"^temperature must be > 0, got {re.escape(str(temperature))}$"):
+        token_logprobs(*problem(), temperature=temperature)
+
+
+def test_a_temperature_may_be_as_low_as_evaluation_wants() -> None:
+    """0.01 all but picks the likeliest token."""
+    hidden, weight, bias, _ = problem()
+    likeliest = (hidden @ weight.T + bias).argmax(1)
+    found = token_logprobs(hidden, weight, bias, likeliest, temperature=0.01)
+    assert (found > -0.05).all() and (found <= 0).all()
+
+
+@pytest.mark.parametrize("scale", [1e4, 1e10])
+def test_far_logits_stay_finite(scale: float) -> None:
+    hidden, weight, bias, targets = problem(dtype=torch.float32)
+    found = token_logprobs(hidden * scale, weight, bias, targets)
+    assert torch.isfinite(found).all() and (found <= 0).all()
+    for gradient in torch.autograd.grad(found.sum(), (hidden, weight, bias)):
+        assert torch.isfinite(gradient).all()
+
+
+# --- The whole vocabulary ---
+
+
+@pytest.mark.parametrize("biased", ["with bias", "without"])
+def test_kl_is_its_definition(biased: str, tile: int) -> None:
+    """Two models that differ in states, weight and bias, so that none can be taken for another."""
+    hidden, weight, bias, _ = problem()
+    other, other_weight, other_bias, _ = problem(seed=1)
+    levels = (bias, other_bias) if biased == "with bias" else (None, None)
+    found = token_kl(hidden, weight, levels[0], other, other_weight, levels[1])
+    sides = softmaxes(hidden, weight, levels[0]), softmaxes(other, other_weight, levels[1])
+    expected = [
+        math.fsum(a * math.log(a / b) for a, b in zip(p, q, strict=True)) for p, q in zip(*sides, strict=True)
+    ]
+    assert found.tolist() == exactly(expected)
+    assert found.dtype == torch.float64 and (found >= 0).all()
+
+
+def test_one_side_may_have_a_bias_and_the_other_none() -> None:
+    hidden, weight, bias, _ = problem(count=3)
+    nothing = torch.zeros(VOCABULARY, dtype=torch.float64)
+    half = token_kl(hidden, weight, bias, hidden, weight, None)
+    assert torch.equal(half, token_kl(hidden, weight, bias, hidden, weight, nothing))
+    assert torch.equal(
+        token_kl(hidden, weight, None, hidden, weight, bias),
+        token_kl(hidden, weight, nothing, hidden, weight, bias),
+    )
+    assert (half > 0).all()
+
+
+def test_equal_models_are_exactly_0_apart() -> None:
+    hidden, weight, bias, _ = problem()
+    assert token_kl(hidden, weight, bias, hidden, weight, bias).tolist() == [0.0] * 11
+
+
+def test_gradients_of_kl_in_closed_form(tile: int) -> None:
+    """By the logits of p: p (log p/q - KL)."""
+    hidden, weight, bias, _ = problem()
+    other, other_weight, other_bias, _ = (one.detach() for one in problem(seed=1))
+    found = token_kl(hidden, weight, bias, other, other_weight, other_bias)
+    ours = torch.autograd.grad(found.sum(), (hidden, weight, bias))
+    p = torch.tensor(softmaxes(hidden, weight, bias), dtype=torch.float64)
+    q = torch.tensor(softmaxes(other, other_weight, other_bias), dtype=torch.float64)
+    by_logits = p * ((p / q).log() - (p * (p / q).log()).sum(1, keepdim=True))
+    for one, expected in zip(ours, (by_logits @ weight, by_logits.T @ hidden, by_logits.sum(0)), strict=True):
+        torch.testing.assert_close(one, expected, rtol=1e-11, atol=1e-13)
+
+
+# --- Likeness ---
+
+
+@pytest.mark.parametrize("biased", ["with bias", "without"])
+def test_likeness_from_whole_softmaxes(biased: str, tile: int) -> None:
     hidden, weight, bias, targets = problem()
-    assert token_logprobs(hidden[:0], weight, bias, targets[:0]).shape == (0,)
+    level = bias if biased == "with bias" else None
+    found = token_likeness(hidden, weight, level, targets)
+    expected = [
+        math.log(table[target] / math.fsum(p * p for p in table))
+        for table, target in zip(softmaxes(hidden, weight, level), targets.tolist(), strict=True)
+    ]
+    assert found.tolist() == exactly(expected)
+    assert found.dtype == torch.float64 and found.shape == (11,)
+
+
+def test_e_to_the_likeness_is_1_on_average_over_the_models_own_tokens() -> None:
+    hidden, weight, bias, _ = problem(count=3)
+    every = torch.arange(VOCABULARY)
+    for state, table in zip(hidden, softmaxes(hidden, weight, bias), strict=True):
+        likeness = token_likeness(state.expand(VOCABULARY, -1), weight, bias, every)
+        assert math.fsum(p * math.exp(one) for p, one in zip(table, likeness.tolist(), strict=True)) == (
+            pytest.approx(1, rel=1e-12)
+        )
+
+
+def test_where_all_tokens_are_equally_likely_each_is_typical() -> None:
+    hidden, weight, _, targets = problem()
+    assert token_likeness(hidden * 0, weight, None, targets).tolist() == exactly([0.0] * 11)
+
+
+def test_likeness_is_a_constant() -> None:
+    assert not token_likeness(*problem()).requires_grad
+
+
+# --- Types, no tokens, memory ---
+
+
+def functions(inputs: Problem) -> dict[str, Tensor]:
+    hidden, weight, bias, targets = inputs
+    return {
+        "logprobs": token_logprobs(hidden, weight, bias, targets, temperature=0.7),
+        "kl": token_kl(hidden, weight, bias, hidden.flip(0), weight, bias),
+        "likeness": token_likeness(hidden, weight, bias, targets),
+    }
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+@pytest.mark.parametrize(
+    ("dtype", "exact"),
+    [
+        (torch.bfloat16, torch.float32),
+        (torch.float16, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+    ],
+)
+def test_one_value_a_token_in_float32_or_better(count: int, dtype: torch.dtype, exact: torch.dtype) -> None:
+    for name, found in functions(problem(count, dtype)).items():
+        assert found.shape == (count,) and found.dtype == exact, name
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_half_precision_model_is_computed_in_float32(dtype: torch.dtype) -> None:
+    """From the same rounded weights: only the weights are rounded, no logit."""
+    hidden, weight, bias, targets = problem(dtype=dtype)
+    whole = functions((hidden.float(), weight.float(), bias.float(), targets))
+    for name, found in functions((hidden, weight, bias, targets)).items():
+        assert torch.equal(found, whole[name]), name
 
 
 def test_float32_even_under_autocast() -> None:
-    hidden, weight, bias, targets = problem()
+    inputs = problem(dtype=torch.float32)
+    whole = functions(inputs)
     with torch.autocast("cpu", torch.bfloat16):
-        found = token_logprobs(hidden, weight, bias, targets)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, token_logprobs(hidden, weight, bias, targets))
+        for name, found in functions(inputs).items():
+            assert found.dtype == torch.float32, name
+            torch.testing.assert_close(found, whole[name], rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
-def test_a_temperature_is_positive(temperature: float) -> None:
+def test_a_frozen_model_below_still_trains_the_projection(tile: int) -> None:
     hidden, weight, bias, targets = problem()
-    with pytest.raises(ValueError, match="temperature"):
-        token_logprobs(hidden, weight, bias, targets, temperature=temperature)
+    expected = torch.autograd.grad(token_logprobs(hidden, weight, bias, targets).sum(), weight)
+    found = torch.autograd.grad(token_logprobs(hidden.detach(), weight, bias, targets).sum(), weight)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-13)
 
 
-def test_kl_is_its_definition_and_zero_for_equals(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logprobs, "TILE", 4)
-    hidden, weight, bias, _ = problem()
-    other = torch.randn(11, 6, generator=torch.Generator().manual_seed(1))
-    p = torch.softmax(hidden @ weight.T + bias, 1)
-    q = torch.softmax(other @ weight.T + bias, 1)
-    torch.testing.assert_close(
-        token_kl(hidden, weight, bias, other, weight, bias), (p * (p / q).log()).sum(1)
-    )
-    same = token_kl(hidden, weight, bias, hidden, weight, bias)
-    torch.testing.assert_close(same, torch.zeros(11))
+class Calls:
+    """Counts the tiles that are to be computed again, and how many tokens each had."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function, self.sizes = function, list[int]()
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        self.sizes.append(len(arguments[1]))
+        return self.function(*arguments, **options)
+
+
+@pytest.fixture
+def checkpoints(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    calls = Calls(checkpoint)
+    monkeypatch.setattr(logprobs, "checkpoint", calls)
+    return calls
+
+
+def test_a_tile_is_512_tokens(checkpoints: Calls) -> None:
+    assert TILE == 512
+    inputs = problem(1025)
+    token_logprobs(*inputs)
+    assert checkpoints.sizes == [512, 512, 1]
+
+
+def test_tiles_are_computed_again_only_where_a_gradient_will_ask(checkpoints: Calls) -> None:
+    hidden, weight, bias, targets = problem()
+    with torch.no_grad():
+        token_logprobs(hidden, weight, bias, targets)
+    token_logprobs(hidden.detach(), weight.detach(), bias.detach(), targets)
+    token_likeness(hidden, weight, bias, targets)
+    assert checkpoints.sizes == []
+    token_kl(hidden, weight, bias, hidden, weight, bias)
+    assert checkpoints.sizes == [11]
+
+
+def test_no_logits_are_kept_for_the_backward_pass(tile: int) -> None:
+    """What autograd stores between the passes: states and weights, nothing of the size of logits."""
+    hidden, weight, bias, targets = problem()
+    kept: list[tuple[int, ...]] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tuple(tensor.shape))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        token_logprobs(hidden, weight, bias, targets, temperature=0.7)
+        token_kl(hidden, weight, bias, hidden.detach(), weight, bias)
+    assert all(shape[-1:] != (VOCABULARY,) for shape in kept)

@@ -11,6 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+EPSILON = 1e-8
+"""Under the root of a variance."""
+
 
 class Advantages(NamedTuple):
     """What each token was worth beyond what was expected, and what the value model should have said."""
@@ -63,12 +66,66 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, lam: float) -> Advanta
     return Advantages(advantages, advantages + values)
 
 
-def standardize(advantages: Tensor, mask: Tensor) -> Tensor:
+def standardize(advantages: Tensor, mask: Tensor, weights: Tensor | None = None) -> Tensor:
     """Shift and scale to mean 0 and variance 1 over all real tokens of the batch; 0 where masked.
 
     The variance is the biased one, with 1e-8 under the root, as in Ziegler et al. 2019.
+
+    Args:
+        advantages: [R, L].
+        mask: [R, L].
+        weights: [R] what each response counts; none: all the same.
     Source: docs/math.md#standardize.
     """
-    real = advantages[mask]
-    scale = torch.rsqrt(real.var(correction=0) + 1e-8)
-    return torch.where(mask, (advantages - real.mean()) * scale, 0.0)
+    share = _shares(advantages, mask, weights)
+    centred = centre(advantages, mask, weights)
+    return centred * torch.rsqrt((share * centred.square()).sum() + EPSILON)
+
+
+def centre(advantages: Tensor, mask: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Shift to mean 0 over all real tokens of the batch; 0 where masked.
+
+    A constant baseline: the mean of the policy gradient stays as it is, in size too. Near the optimum,
+    where all advantages vanish, `standardize` would blow their rest up to 1.
+
+    Args:
+        advantages, mask, weights: as in `standardize`.
+    Source: docs/math.md#standardize.
+    """
+    # From a token's own value, so that equal advantages give 0 however their mean is rounded.
+    shifted = torch.where(mask, advantages - advantages[mask][:1].sum(), 0.0)
+    mean = (_shares(advantages, mask, weights) * shifted).sum()
+    return torch.where(mask, shifted - mean, 0.0)
+
+
+def unchanged(advantages: Tensor, mask: Tensor, weights: Tensor | None = None) -> Tensor:
+    """As they were estimated; 0 where masked. Source: docs/math.md#standardize."""
+    return torch.where(mask, advantages, 0.0)
+
+
+ADVANTAGES = {"standardized": standardize, "centred": centre, "plain": unchanged}
+"""What may be done to advantages before the policy learns from them, by name."""
+
+
+def scale_to_unit_variance(rewards: Tensor, mask: Tensor) -> Tensor:
+    """(r - mean) / std + mean over all real tokens: the reward whitening of Ziegler et al. 2019.
+
+    The mean is kept, which gives every token a constant of mean * (1 - 1/std) beside the scaled
+    reward: an incentive of its own to write more, or less. Off in all later work.
+
+    Args:
+        rewards: [R, L].
+        mask: [R, L].
+    Source: Ziegler et al. 2019, arXiv:1909.08593, code. Derived in docs/math.md#reward-scale.
+    """
+    mean = (_shares(rewards, mask, None) * torch.where(mask, rewards, 0.0)).sum()
+    return torch.where(mask, standardize(rewards, mask) + mean, 0.0)
+
+
+def _shares(values: Tensor, mask: Tensor, weights: Tensor | None) -> Tensor:
+    """What each token counts: [R, L], summing to 1 (to 0 where there is no token)."""
+    counts = mask.to(values.dtype)
+    if weights is not None:
+        counts = counts * weights.to(values.dtype).unsqueeze(1)
+    total = counts.sum()
+    return counts / torch.where(total > 0, total, 1.0)

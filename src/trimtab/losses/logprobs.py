@@ -1,7 +1,8 @@
 """Log-probabilities of response tokens from hidden states, without keeping logits.
 
 Dimensions: N = response tokens, D = model size, V = vocabulary. Unit: nats. Logits are computed in
-float32 tile by tile, and again in the backward pass, so that memory is a tile and not [N, V].
+float32 (float64 for a float64 model) tile by tile, and again in the backward pass, so that memory is
+a tile and not [N, V].
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
+from trimtab.losses.kl import full_kl
 
 TILE = 512
 """Tokens whose logits exist at the same time: 100 MB of float32 for a vocabulary of 50,000."""
@@ -50,8 +53,9 @@ def token_kl(
 ) -> Tensor:
     """KL(p || q) over the whole vocabulary at each position: p from hidden, q from other_hidden.
 
-    Summed along sampled responses, this estimates the sequence KL without bias and with less
-    variance than log-ratios of the sampled tokens (chain rule; docs/math.md#kl-exact).
+    Summed along sampled responses, this estimates the sequence KL without bias and, short of
+    contrived cases, with less variance than log-ratios of the sampled tokens (chain rule;
+    docs/math.md#kl-exact).
 
     Returns:
         [N] float32, nats, >= 0.
@@ -60,14 +64,34 @@ def token_kl(
     def tile(states: Tensor, other_states: Tensor) -> Tensor:
         p = F.log_softmax(_logits(states, weight, bias, 1.0), dim=-1)
         q = F.log_softmax(_logits(other_states, other_weight, other_bias, 1.0), dim=-1)
-        return (p.exp() * (p - q)).sum(-1)
+        return full_kl(p, q)
 
     return _tiled(tile, hidden, other_hidden)
 
 
+@torch.no_grad()
+def token_likeness(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+    """log p(target) - log sum_v p(v)^2: how typical each token is of what the model would sample.
+
+    The second term is the log of a sampled token's expected probability, so e^likeness is 1 on average
+    over the model's own samples.
+
+    Returns:
+        [N] float32, nats, without gradient.
+    Source: Zhou et al. 2024 (WPO), arXiv:2406.11827, section 3.2. Derived in docs/math.md#wpo.
+    """
+
+    def tile(states: Tensor, ids: Tensor) -> Tensor:
+        p = F.log_softmax(_logits(states, weight, bias, 1.0), dim=-1)
+        return p.gather(1, ids.unsqueeze(1)).squeeze(1) - torch.logsumexp(2 * p, dim=-1)
+
+    return _tiled(tile, hidden, targets)
+
+
 def _logits(states: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
+    exact = torch.promote_types(weight.dtype, torch.float32)
     with torch.autocast(states.device.type, enabled=False):  # bf16 logits would carry errors of 0.05 nats
-        logits = F.linear(states.float(), weight.float(), None if bias is None else bias.float())
+        logits = F.linear(states.to(exact), weight.to(exact), None if bias is None else bias.to(exact))
     return logits if temperature == 1.0 else logits / temperature
 
 
@@ -79,7 +103,8 @@ def _tiled(tile: Callable[[Tensor, Tensor], Tensor], first: Tensor, second: Tens
             parts.append(checkpoint(tile, first[piece], second[piece], use_reentrant=False))
         else:
             parts.append(tile(first[piece], second[piece]))
-    return torch.cat(parts) if parts else first.new_zeros(0, dtype=torch.float32)
+    exact = torch.promote_types(first.dtype, torch.float32)
+    return torch.cat(parts) if parts else first.new_zeros(0, dtype=exact)
 
 
 def _check_temperature(temperature: float) -> None:

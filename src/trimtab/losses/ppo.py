@@ -11,13 +11,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from trimtab.losses.exponent import bounded_exp
+
 
 class PolicyLoss(NamedTuple):
     """The loss of each token, and whether the clip decided it."""
 
     loss: Tensor  # [N]
     ratio: Tensor  # [N] detached, new over old probability
-    clipped: Tensor  # [N] bool, the clipped branch was the larger loss
+    clipped: Tensor  # [N] bool, a clip took the gradient away
 
 
 class ValueLoss(NamedTuple):
@@ -35,14 +37,39 @@ def policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, c
         old_logprobs: [N] nats, under the policy that sampled, by the same computation.
         advantages: [N].
         clip: in (0, 1), how far the ratio may move before the gradient stops.
+    Raises:
+        ValueError: clip outside its range.
     Source: Schulman et al. 2017, arXiv:1707.06347, equation 7. Derived in docs/math.md#ppo.
     """
     if not 0 < clip < 1:
         raise ValueError(f"clip must be in (0, 1), got {clip}")
-    ratio = torch.exp(logprobs - old_logprobs)
+    ratio = bounded_exp(logprobs - old_logprobs)
     plain = -advantages * ratio
     limited = -advantages * ratio.clamp(1 - clip, 1 + clip)
     return PolicyLoss(torch.maximum(plain, limited), ratio.detach(), limited > plain)
+
+
+def dual_clipped_policy_loss(
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, clip: float, dual_clip: float
+) -> PolicyLoss:
+    """The clipped loss, and for A < 0 at most -A * dual_clip.
+
+    The plain clip leaves one corner open: a bad token that has become much likelier is pushed back
+    with a force that grows with its ratio. Here the force ends at `dual_clip`.
+
+    Args:
+        logprobs, old_logprobs, advantages, clip: as in `policy_loss`.
+        dual_clip: > 1 + clip, the ratio beyond which a bad token has no gradient.
+    Raises:
+        ValueError: clip or dual_clip outside its range.
+    Source: Ye et al. 2020, arXiv:1912.09729, dual-clip PPO. Derived in docs/math.md#dual-clip.
+    """
+    if not dual_clip > 1 + clip:
+        raise ValueError(f"dual_clip must be > 1 + clip = {1 + clip}, got {dual_clip}")
+    single = policy_loss(logprobs, old_logprobs, advantages, clip=clip)
+    ceiling = torch.where(advantages < 0, -advantages * dual_clip, torch.inf)
+    loss = torch.minimum(single.loss, ceiling)
+    return PolicyLoss(loss, single.ratio, single.clipped | (single.loss > ceiling))
 
 
 def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, *, clip: float) -> ValueLoss:
@@ -53,6 +80,8 @@ def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, *, clip: flo
         old_values: [N] at the time of sampling.
         returns: [N] what was then observed.
         clip: > 0, in units of reward.
+    Raises:
+        ValueError: clip is not above 0.
     Source: Ziegler et al. 2019, arXiv:1909.08593, code. Derived in docs/math.md#value-loss.
     """
     if not clip > 0:
@@ -64,5 +93,26 @@ def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, *, clip: flo
 
 
 def approximate_kl(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
-    """Half the squared log-ratio of each token: how far one update has moved, nats; [N]."""
+    """Half the squared log-ratio of each token: how far one update has moved, nats; [N].
+
+    Source: Ziegler et al. 2019, arXiv:1909.08593, code. See docs/math.md#ppo.
+    """
     return 0.5 * (logprobs - old_logprobs).square()
+
+
+def with_pretraining(policy_loss: Tensor, pretraining_loss: Tensor, *, weight: float) -> Tensor:
+    """PPO-ptx: the policy loss plus the language-modelling loss on pretraining text, times a weight.
+
+    Args:
+        policy_loss: scalar, mean over the tokens of the minibatch.
+        pretraining_loss: scalar, mean nats a token of pretraining text (`sft_loss`).
+        weight: >= 0, the paper's gamma; 0 is PPO. InstructGPT takes 27.8 on sums over eight times as
+            many pretraining examples as episodes; a weight on means is another number.
+    Raises:
+        ValueError: weight below 0.
+    Source: Ouyang et al. 2022 (InstructGPT), arXiv:2203.02155, equation 2. Derived in
+        docs/math.md#ptx.
+    """
+    if not weight >= 0:
+        raise ValueError(f"weight must be >= 0, got {weight}")
+    return policy_loss + weight * pretraining_loss
