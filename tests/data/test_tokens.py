@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -327,6 +328,14 @@ def test_both_responses_share_the_prompt_and_the_chosen_comes_first() -> None:
     assert encoded.left_out == []
     assert +encoded.counts == {}
     assert encoded.tokens == 2 * (len(ids(written(ASKED))) + len(seven) + len(nine))
+
+
+def test_the_pairs_of_one_ranking_share_one_judgment() -> None:
+    ranked = [replace(pair("7", answer), group="r1") for answer in ("nine", "eight", "two")]
+    undecided = replace(pair("7", "six", preferred="tie"), group="r1")
+    alone = pair("7", "three")
+    encoded = encode_comparisons(CODEC, rows(*ranked, undecided, alone), WIDE)
+    assert [example.weight for example in encoded.examples] == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1.0])
 
 
 def test_a_response_of_a_pair_that_was_cut_before_is_counted() -> None:

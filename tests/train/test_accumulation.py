@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from trimtab.data.tokens import Example, Response
 from trimtab.model.device import Numerics
 from trimtab.model.policy import Policy, load_policy
 from trimtab.model.scalar import Scorer, load_scorer
+from trimtab.rollout.answers import answer
 from trimtab.rollout.types import Rollout
 from trimtab.train import dpo, loop, ppo, reward, sft
-from trimtab.train.models import PPOModels
+from trimtab.train.models import PPOModels, rewards
 from trimtab.train.settings import OptimizerSettings
 
 APART, TOGETHER = 1, 100_000  # row_tokens: a row an example, one row for all
@@ -97,20 +99,38 @@ def test_reward(scorer: Scorer, settings_of: Callable[..., Any], captured: list[
     require_same(captured, *seen)
 
 
-def test_dpo(policy: Policy, settings_of: Callable[..., Any], captured: list[Gradients]) -> None:
+@pytest.mark.parametrize(
+    ("loss", "learn"),
+    [
+        ("dpo", dpo.learn_by_rows),
+        ("dpo", dpo.learn_together),
+        ("wpo", dpo.learn_by_rows),
+        ("ld_dpo", dpo.learn_by_rows),
+        ("simpo", dpo.learn_by_rows),
+        ("aot", dpo.learn_together),
+    ],
+)
+def test_dpo(
+    policy: Policy,
+    settings_of: Callable[..., Any],
+    captured: list[Gradients],
+    loss: str,
+    learn: Callable[..., dict[str, float]],
+) -> None:
     batch = examples(2)
-    reference = -torch.arange(10.0).square().view(5, 2)  # another margin for each pair
-    seen = [
-        dpo.learn(policy, learner(policy.model), batch, reference, settings_of("dpo", row_tokens=size))
-        for size in (APART, TOGETHER)
-    ]
+    counts = [sum(len(response.ids) for response in example.responses) for example in batch]
+    reference = [-0.3 * torch.arange(count).float() for count in counts]  # another margin for each pair
+    seen = []
+    for size in (APART, TOGETHER):
+        metrics = learn(policy, batch, reference, settings_of("dpo", row_tokens=size, loss=loss))
+        seen.append({**metrics, **learner(policy.model).step()})
     require_same(captured, *seen)
 
 
 def test_ppo(
     policy: Policy, scorer: Scorer, settings_of: Callable[..., Any], captured: list[Gradients]
 ) -> None:
-    models = PPOModels(policy=policy, reference=policy, reward=scorer, value=scorer)
+    models = PPOModels(policy, policy, scorer, partial(answer, policy), partial(rewards, scorer, 256))
     settings = settings_of("ppo", rollouts=5, minibatch=5, episodes=5)
     rollouts = [Rollout(example.prompt, example.responses[0], ()) for example in examples(1)]
     experience = ppo.evaluate(models, rollouts, 0.1, settings)
@@ -124,4 +144,49 @@ def test_ppo(
         seen.append(ppo.learn_minibatch(models, learners, experience, [3, 0, 4, 1], now))
     assert len(captured) == 4 and seen[0]["policy_loss"] != 0 and seen[0]["value_loss"] > 0
     assert seen[0]["ratio_error"] > 0.1
+    require_same(captured, *seen)
+
+
+def repeated(batch: list[Example]) -> tuple[list[Example], list[Example]]:
+    """A batch whose second example counts twice, and the same with the example there twice."""
+    weighted = [replace(example, weight=2.0 if index == 1 else 1.0) for index, example in enumerate(batch)]
+    return weighted, [*batch[:2], *batch[1:]]
+
+
+def test_a_weight_of_2_is_an_example_that_is_there_twice(
+    policy: Policy, scorer: Scorer, settings_of: Callable[..., Any], captured: list[Gradients]
+) -> None:
+    for kind, responses in (("sft", 1), ("reward", 2), ("dpo", 2), ("dpo together", 2)):
+        captured.clear()
+        seen = []
+        for batch in repeated(examples(responses)):
+            settings = settings_of(kind.split()[0])
+            reference = [
+                -0.3 * torch.arange(example.tokens - len(example.prompt)).float() for example in batch
+            ]
+            if kind == "sft":
+                seen.append(sft.learn(policy, learner(policy.model), batch, settings))
+            elif kind == "reward":
+                seen.append(reward.learn(scorer, learner(scorer.model), batch, settings))
+            else:
+                learn = dpo.learn_together if "together" in kind else dpo.learn_by_rows
+                metrics = learn(policy, batch, reference, settings)
+                seen.append({**metrics, **learner(policy.model).step()})
+        require_same(captured, *seen)
+
+
+def test_a_rollout_of_weight_2_is_one_that_was_drawn_twice(
+    policy: Policy, scorer: Scorer, settings_of: Callable[..., Any], captured: list[Gradients]
+) -> None:
+    models = PPOModels(policy, policy, scorer, partial(answer, policy), partial(rewards, scorer, 256))
+    seen = []
+    for batch in repeated(examples(1)):
+        rollouts = [Rollout(one.prompt, one.responses[0], (), weight=one.weight) for one in batch]
+        settings = settings_of("ppo", rollouts=len(batch), minibatch=len(batch), episodes=len(batch))
+        experience = ppo.evaluate(models, rollouts, 0.1, settings)
+        learners = ppo.Learners(learner(policy.model), learner(scorer.model))
+        metrics = ppo.learn_minibatch(models, learners, experience, range(len(batch)), settings)
+        summary = ppo._summary(rollouts, experience)
+        del summary["tokens"], summary["explained_variance"]  # counts of what was computed, not means
+        seen.append({**metrics, **summary})
     require_same(captured, *seen)

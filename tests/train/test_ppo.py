@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +19,17 @@ from trimtab.config import build
 from trimtab.data.batches import pack
 from trimtab.data.tokens import Example, Limits, Response, encode_prompts
 from trimtab.errors import ConfigError, ModelError
+from trimtab.losses.kl import BiasedGradient
 from trimtab.model import scalar
 from trimtab.model.device import Numerics
 from trimtab.model.policy import load_policy
 from trimtab.model.save import save_model
 from trimtab.model.scalar import new_scorer
+from trimtab.rollout.answers import answer
 from trimtab.rollout.types import Rollout
 from trimtab.runs.run import is_done
 from trimtab.train import loop, ppo
-from trimtab.train.models import PPOModels
+from trimtab.train.models import PPOModels, rewards
 from trimtab.train.settings import OptimizerSettings, PPOSettings
 
 Rows = list[dict[str, Any]]
@@ -41,7 +45,10 @@ def models(model_folder: Path, reward_folder: Path, numerics: Numerics) -> PPOMo
     def scorer() -> Any:
         return scalar.load_scorer(str(reward_folder), numerics, bytes_per_parameter=4)
 
-    return PPOModels(policy=policy(), reference=policy(), reward=scorer(), value=scorer())
+    trained = policy()
+    return PPOModels(
+        trained, policy(), scorer(), answer=partial(answer, trained), score=partial(rewards, scorer(), 256)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +61,7 @@ def prompts(models: PPOModels, data: dict[str, str]) -> list[Example]:
 def rollouts(models: PPOModels, prompts: list[Example], settings_of: Callable[..., Any]) -> list[Rollout]:
     """Long ones, some of which stop by themselves: at random about one token in 300 stops."""
     settings = settings_of("ppo", rollouts=12, minibatch=4, episodes=12, max_response=150)
-    return ppo.collect(models.policy, prompts, settings, update=0)
+    return ppo.collect(models, prompts, settings, update=0)
 
 
 @pytest.fixture
@@ -146,13 +153,78 @@ def test_rewards_add_up_to_score_less_penalty(
         assert experience.returns[index][-1].item() == pytest.approx(last.item(), abs=1e-3)
 
 
+@pytest.mark.parametrize("name", ["centred", "plain"])
+def test_advantages_are_left_in_their_own_size(
+    name: str, models: PPOModels, rollouts: list[Rollout], settings_of: Callable[..., Any]
+) -> None:
+    common = {"rollouts": 12, "minibatch": 4, "episodes": 12}
+    scaled, kept = (
+        torch.cat(
+            ppo.evaluate(models, rollouts, 0.1, settings_of("ppo", **common, advantages=one)).advantages
+        )
+        for one in ("standardized", name)
+    )
+    assert abs(float(kept.std()) - 1) > 0.05, "the test needs another size than 1"
+    mean = 0.0 if name == "centred" else float(kept.mean())
+    assert float(kept.mean()) == pytest.approx(mean, abs=1e-6) and (name == "centred" or abs(mean) > 1e-3)
+    torch.testing.assert_close((kept - kept.mean()) / kept.std(correction=0), scaled, atol=1e-4, rtol=1e-4)
+
+
+def test_weights_stand_for_repetitions(
+    models: PPOModels, rollouts: list[Rollout], settings_of: Callable[..., Any]
+) -> None:
+    weighted = [replace(one, weight=3.0 if index == 0 else 1.0) for index, one in enumerate(rollouts[:3])]
+    repeated = [rollouts[0], *rollouts[:1], *rollouts[:1], *rollouts[1:3]]
+    settings = settings_of("ppo", rollouts=12, minibatch=4, episodes=12)
+    once, thrice = (ppo.evaluate(models, made, 0.1, settings) for made in (weighted, repeated))
+    for place, index in ((0, 0), (1, 3), (2, 4)):
+        torch.testing.assert_close(once.advantages[place], thrice.advantages[index], atol=1e-5, rtol=1e-4)
+    summaries = [ppo._summary(made, found) for made, found in ((weighted, once), (repeated, thrice))]
+    for name in ("score", "score_std", "kl", "stopped", "length", "entropy"):
+        assert summaries[0][name] == pytest.approx(summaries[1][name], rel=1e-5, abs=1e-6), name
+
+
+@pytest.mark.parametrize("estimator", ["k2", "k3"])
+def test_a_biased_estimator_in_the_reward_says_so(
+    estimator: str, tmp_path: Path, settings_of: Callable[..., Any], train: Callable[..., Rows]
+) -> None:
+    settings = settings_of("ppo", episodes=16, dev_prompts=3, kl={"estimator": estimator})
+    with pytest.warns(BiasedGradient, match=f"{estimator} in the reward is biased"):
+        rows = train("ppo", settings, tmp_path / "ppo")
+    updates = [row for row in rows if "score" in row]
+    assert updates[0]["kl"] == pytest.approx(0, abs=1e-9) and updates[1]["kl"] > 0
+
+
+def test_the_dual_clip_is_taken(
+    models: PPOModels, rollouts: list[Rollout], settings_of: Callable[..., Any], unmoved: None
+) -> None:
+    common = {"rollouts": 12, "minibatch": 12, "episodes": 12}
+    experience = ppo.evaluate(models, rollouts, 0.1, settings_of("ppo", **common))
+    # As if every token had become e^2 times likelier.
+    moved = replace(experience, old_logprobs=[old - 2.0 for old in experience.old_logprobs])
+    single, dual = (
+        ppo.learn_minibatch(models, learners(models), moved, range(12), settings_of("ppo", **common, **more))
+        for more in ({}, {"dual_clip": 3.0})
+    )
+    every = torch.cat(experience.advantages)
+    force = torch.where(every < 0, -every * math.e**2, -every * 1.2)
+    assert single["policy_loss"] == pytest.approx(float(force.mean()), rel=1e-3)
+    limited = torch.where(every < 0, -every * 3.0, -every * 1.2)
+    assert dual["policy_loss"] == pytest.approx(float(limited.mean()), rel=1e-3)
+
+
+def test_a_dual_clip_within_the_clip_is_refused() -> None:
+    with pytest.raises(ConfigError, match="beyond the clip"):
+        build(PPOSettings, {"model": "m", "reward_model": "r", "data": "d", "clip": 0.3, "dual_clip": 1.2})
+
+
 def test_only_what_did_not_stop_is_penalised(models: PPOModels, settings_of: Callable[..., Any]) -> None:
     stopped = (True, False, True, False, False)
     made = by_hand(3, 5, 1, 1, 7, stopped=stopped)
     settings = settings_of("ppo", missing_stop_penalty=0.75)
     row = pack([rollout.example for rollout in made])
     with torch.no_grad():
-        scores = scalar.rewards(models.reward.model, row)
+        scores = scalar.rewards(models.value.model, row)
     found = ppo.evaluate(models, made, 0.1, settings).scores
     expected = [0.0 if stops else 0.75 for stops in stopped]
     assert (scores - found).tolist() == pytest.approx(expected, abs=1e-5)
@@ -183,7 +255,7 @@ def test_every_prompt_comes_once_before_any_comes_again(
 
 def test_minibatches_cut_each_pass_anew(settings_of: Callable[..., Any]) -> None:
     settings = settings_of("ppo", rollouts=8, minibatch=2)
-    passes = [ppo._minibatches(settings, update, epoch) for update in (0, 1) for epoch in (0, 1)]
+    passes = [ppo._minibatches(8, settings, update, epoch) for update in (0, 1) for epoch in (0, 1)]
     for minibatches in passes:
         assert [len(one) for one in minibatches] == [2, 2, 2, 2]
         assert sorted(index for one in minibatches for index in one) == list(range(8))

@@ -166,7 +166,7 @@ def test_killed_after_the_last_step_measures_again_and_logs_once(
     ("kind", "changes", "named"),
     [
         ("sft", {"optimizer": {"learning_rate": 2e-3}}, "optimizer.learning_rate: 0.001 -> 0.002"),
-        ("dpo", {"beta": 0.2, "seed": 4}, "beta: 0.1 -> 0.2; seed: 0 -> 4"),
+        ("dpo", {"loss": {"beta": 0.2}, "seed": 4}, "loss.beta: 0.1 -> 0.2; seed: 0 -> 4"),
     ],
 )
 def test_other_settings_are_refused_by_name(

@@ -50,7 +50,7 @@ def reward(
 def dpo(config: ConfigFile = None, set_: Assignments = None, out: Out = None, resume: Resume = False) -> None:
     """Train a policy on comparisons directly, without a reward model.
 
-    Example: trimtab dpo --set model=runs/sft --set data=comparisons.jsonl --set beta=0.1 --out runs/dpo
+    Example: trimtab dpo --set model=runs/sft --set data=comparisons.jsonl --set loss.beta=0.1 --out runs/dpo
     """
     from trimtab.train.settings import DPOSettings
 

@@ -11,7 +11,7 @@ Which tokens may see which is the layout's business (`model.packed`); here are o
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -43,6 +43,7 @@ class PackedRow:
     owners: Tensor  # [N] the response, 0 .. R-1, that each token belongs to
     last: Tensor  # [R] place of each response's last token
     stopped: Tensor  # [R] bool: whether that last token is the stop token
+    weights: Tensor  # [R] what the response's example counts in a loss
 
     @property
     def responses(self) -> int:
@@ -51,9 +52,13 @@ class PackedRow:
 
     def to(self, device: torch.device) -> PackedRow:
         """The same row on `device`."""
-        names = ("input_ids", "position_ids", "predictors", "targets", "owners", "last", "stopped")
-        moved = {name: getattr(self, name).to(device) for name in names}
-        return PackedRow(spans=self.spans, **moved)
+        tensors = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "spans"}
+        return PackedRow(spans=self.spans, **{name: value.to(device) for name, value in tensors.items()})
+
+    @property
+    def token_weights(self) -> Tensor:
+        """What each response token's example counts in a loss: [N]."""
+        return self.weights[self.owners]
 
     def sum_by_response(self, values: Tensor) -> Tensor:
         """Sum per-token values over each response: [N] -> [R]."""
@@ -88,6 +93,7 @@ def pack(examples: Sequence[Example]) -> PackedRow:
             positions += range(prompt, prompt + length)
         spans.append(Span(start, prompt, tuple(len(response.ids) for response in example.responses)))
     stopped = [response.stopped for example in examples for response in example.responses]
+    weights = [example.weight for example in examples for _ in example.responses]
     return PackedRow(
         input_ids=torch.tensor([ids]),
         position_ids=torch.tensor([positions]),
@@ -97,6 +103,7 @@ def pack(examples: Sequence[Example]) -> PackedRow:
         owners=torch.tensor(owners, dtype=torch.long),
         last=torch.tensor(last, dtype=torch.long),
         stopped=torch.tensor(stopped, dtype=torch.bool),
+        weights=torch.tensor(weights, dtype=torch.float32),
     )
 
 

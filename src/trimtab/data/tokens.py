@@ -41,6 +41,8 @@ class Example:
 
     prompt: tuple[int, ...]
     responses: tuple[Response, ...]
+    weight: float = 1.0
+    """What it counts beside the others in a loss: a mean over examples is a mean by weight."""
 
     @property
     def tokens(self) -> int:
@@ -258,15 +260,21 @@ def _without_oldest_turns(prompt: tuple[Message, ...]) -> Iterable[tuple[Message
 def encode_comparisons(codec: Codec, rows: Iterable[Row[Comparison]], limits: Limits) -> Encoded:
     """Each decided comparison as an example whose first response is the chosen one.
 
-    Ties, undecided pairs, and pairs that the limits made equal are left out with the reason.
+    Ties, undecided pairs, and pairs that the limits made equal are left out with the reason. The pairs
+    of one ranking share the weight of one judgment: docs/math.md#ranking.
     """
+    rows = list(rows)
+    sizes = Counter(row.record.group for row in rows if row.record.decided)
 
     def encode(comparison: Comparison) -> tuple[Prompt, Texts]:
         if not comparison.decided:
             raise UnusableRow("no winner: a tie, or not yet judged")
         return comparison.prompt, comparison.pair
 
-    return _encode(codec, rows, limits, encode)
+    def weight(comparison: Comparison) -> float:
+        return 1 / sizes[comparison.group] if comparison.group else 1.0
+
+    return _encode(codec, rows, limits, encode, weight)
 
 
 def encode_demonstrations(codec: Codec, rows: Iterable[Row[Demonstration]], limits: Limits) -> Encoded:
@@ -284,6 +292,7 @@ def _encode(
     rows: Iterable[Row[Any]],
     limits: Limits,
     parts: Callable[[Any], tuple[Prompt, Texts]],
+    weight: Callable[[Any], float] = lambda record: 1.0,
 ) -> Encoded:
     encoded = Encoded()
     for row in rows:
@@ -299,7 +308,7 @@ def _encode(
         except UnusableRow as error:
             encoded.left_out.append((row.where, str(error)))
             continue
-        encoded.examples.append(Example(prompt_ids, encodings))
+        encoded.examples.append(Example(prompt_ids, encodings, weight(row.record)))
         encoded.wheres.append(row.where)
         encoded.counts["prompts shortened"] += shortened
         encoded.counts["responses cut"] += sum(not response.stopped for response in encodings)

@@ -79,6 +79,13 @@ def response_logprobs(model: PreTrainedModel, row: PackedRow, *, temperature: fl
     )
 
 
+def response_likeness(model: PreTrainedModel, row: PackedRow) -> Tensor:
+    """How typical each response token is of what the model would sample: [N] nats, no gradient."""
+    with torch.no_grad():
+        states = response_states(model, row)
+    return logprobs.token_likeness(states, *head(model), row.targets)
+
+
 @torch.no_grad()
 def response_kl(policy: PreTrainedModel, reference: PreTrainedModel, row: PackedRow) -> Tensor:
     """KL(policy || reference) over the whole vocabulary at each response token: [N] nats."""

@@ -147,7 +147,7 @@ def _head(model: PreTrainedModel) -> nn.Linear:
 
 def _scalars(model: PreTrainedModel, states: Tensor) -> Tensor:
     with torch.autocast(states.device.type, enabled=False):
-        scores: Tensor = _head(model)(states.float())
+        scores: Tensor = _head(model)(states.to(_head(model).weight.dtype))
     if not torch.isfinite(scores).all():
         raise ModelError(
             "the scalar head gives values that are not finite",

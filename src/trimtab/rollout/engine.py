@@ -213,8 +213,9 @@ class _Decoder:
     def __init__(self, model: PreTrainedModel, dtype: torch.dtype) -> None:
         weight, bias = head(model)
         self._backbone: nn.Module = backbone(model)
-        self._weight = weight.float()
-        self._bias = None if bias is None else bias.float()
+        exact = torch.promote_types(weight.dtype, torch.float32)
+        self._weight = weight.to(exact)
+        self._bias = None if bias is None else bias.to(exact)
         self.dtype = dtype
         self.device: torch.device = model.device
 
@@ -237,9 +238,9 @@ class _Decoder:
         return self._forward(tokens[:, None], lengths[:, None], layout)[:, 0]
 
     def logits(self, states: Tensor) -> Tensor:
-        """[B, V] float32, as the log-probability path computes them."""
+        """[B, V] float32 (float64 for a float64 model), as the log-probability path computes them."""
         with torch.autocast(self.device.type, enabled=False):
-            return F.linear(states.float(), self._weight, self._bias)
+            return F.linear(states.to(self._weight.dtype), self._weight, self._bias)
 
     def _forward(self, ids: Tensor, positions: Tensor, layout: PrefillLayout | DecodeLayout) -> Tensor:
         output = self._backbone(input_ids=ids, position_ids=positions, layout=layout, use_cache=False)

@@ -41,11 +41,23 @@ class Rollout:
     """The sampled ids; `stopped` tells whether a stop token ended it or the limit did."""
     logprobs: tuple[float, ...]
     """Nats of each sampled token under softmax(logits / temperature), before top_p cuts the tail."""
+    weight: float = 1.0
+    """What it counts in a mean over rollouts: 1 for a sample, its probability where all are listed."""
 
     @property
     def example(self) -> Example:
         """The rollout as ids for the packed path."""
-        return Example(self.prompt, (self.response,))
+        return Example(self.prompt, (self.response,), self.weight)
+
+
+class Answers(Protocol):
+    """Something that answers prompts: a policy with its engine, or a world that lists every response."""
+
+    def __call__(
+        self, prompts: Sequence[Example], sampling: Sampling, seeds: Sequence[int], *, name: str
+    ) -> list[Rollout]:
+        """Rollouts of these prompts; `name` is that of the bar."""
+        ...
 
 
 class Engine(Protocol):

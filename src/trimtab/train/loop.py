@@ -32,6 +32,14 @@ FROZEN_BYTES = 4
 
 Item = TypeVar("Item")
 
+Watch = Callable[[], Mapping[str, float]]
+"""Measures of the caller's own, logged with the metrics of every step."""
+
+
+def unwatched() -> Mapping[str, float]:
+    """No measures beyond the stage's own."""
+    return {}
+
 
 def seed_for(seed: int, *path: int | str) -> int:
     """A seed of its own for each purpose and step: a hash of the run's seed and the path.
@@ -191,6 +199,7 @@ def go_through(
     *,
     name: str,
     learn: Callable[[list[int]], dict[str, float]],
+    watch: Watch = unwatched,
 ) -> None:
     """Go through the examples, one optimizer step a batch, from where the run left off.
 
@@ -213,7 +222,7 @@ def go_through(
         with run.meter.timed("training"):
             metrics = learn(batches[step])
         tokens = sum(examples[index].tokens for index in batches[step])
-        run.log(step + 1, **metrics, tokens=tokens)
+        run.log(step + 1, **metrics, **watch(), tokens=tokens)
         bar.advance(note=f"loss {metrics['loss']:.3f}")
 
 

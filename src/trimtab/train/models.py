@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
+from trimtab.data.tokens import Example
 from trimtab.errors import ConfigError
+from trimtab.judges import reward_model
 from trimtab.model import policy, scalar
 from trimtab.model.device import Numerics, choose, require_memory, reuse_freed_memory
 from trimtab.model.load import parameter_count
@@ -16,6 +21,8 @@ from trimtab.model.names import resolve
 from trimtab.model.policy import Policy
 from trimtab.model.save import save_model
 from trimtab.model.scalar import Scorer
+from trimtab.rollout.answers import answer
+from trimtab.rollout.types import Answers
 from trimtab.runs import progress
 from trimtab.runs.card import write_card
 from trimtab.runs.files import file_hash
@@ -59,14 +66,17 @@ def new_scorer(settings: StageSettings, run: Run, generator: torch.Generator, *,
 
 @dataclass(frozen=True)
 class PPOModels:
-    """The four models of PPO."""
+    """The models of PPO, and what they are used through."""
 
     policy: Policy
     reference: Policy
     """The policy as it was before this stage."""
-    reward: Scorer
     value: Scorer
     """Starts as the reward model."""
+    answer: Answers
+    """Samples from the policy as it is now."""
+    score: Callable[[Sequence[Example]], Tensor]
+    """The reward of each example's response: [R], on the CPU."""
 
 
 def load_ppo_models(settings: PPOSettings, run: Run) -> PPOModels:
@@ -87,7 +97,19 @@ def load_ppo_models(settings: PPOSettings, run: Run) -> PPOModels:
     value = scalar.load_scorer(settings.reward_model, numerics, bytes_per_parameter=TRAINED_BYTES)
     for frozen in (reference.model, reward.model):
         frozen.requires_grad_(False)
-    return PPOModels(trained, reference, reward, value)
+    return PPOModels(
+        trained,
+        reference,
+        value,
+        answer=partial(answer, trained),
+        score=partial(rewards, reward, settings.row_tokens),
+    )
+
+
+def rewards(scorer: Scorer, row_tokens: int, examples: Sequence[Example]) -> Tensor:
+    """The reward model's score of each example's one response: [R]."""
+    scores = reward_model.score(scorer, examples, row_tokens=row_tokens, name="rewards")
+    return torch.tensor([score for (score,) in scores])
 
 
 def _require_room_for_four(settings: PPOSettings, numerics: Numerics) -> None:

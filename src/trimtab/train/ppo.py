@@ -20,14 +20,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from trimtab.data.batches import PackedRow
 from trimtab.data.tokens import Example
-from trimtab.losses.advantages import gae, standardize, token_rewards
-from trimtab.losses.kl import AdaptiveKL, k1
-from trimtab.losses.ppo import approximate_kl, policy_loss, value_loss
+from trimtab.losses.advantages import ADVANTAGES, gae, token_rewards
+from trimtab.losses.kl import ESTIMATORS, AdaptiveKL, reward_estimator
+from trimtab.losses.ppo import PolicyLoss, approximate_kl, dual_clipped_policy_loss, policy_loss, value_loss
 from trimtab.model import scalar
 from trimtab.model.passes import over_rows, response_count, response_tokens
 from trimtab.model.policy import Policy, response_kl, response_logprobs
 from trimtab.model.scalar import Scorer
-from trimtab.rollout.answers import answer
 from trimtab.rollout.types import Rollout, Sampling
 from trimtab.runs import progress
 from trimtab.runs.checkpoint import TensorGroups
@@ -44,11 +43,12 @@ class Experience:
     """The rollouts of one update with all that is learned from; one tensor a response, its tokens long."""
 
     examples: list[Example]
+    weights: Tensor  # [R] what each response counts
     scores: Tensor  # [R] from the reward model, the missing-stop penalty taken off
-    kl: Tensor  # [R] log-ratio to the reference, nats a response
+    kl: Tensor  # [R] estimated divergence from the reference, nats a response
     old_logprobs: list[Tensor]
     old_values: list[Tensor]
-    advantages: list[Tensor]  # standardised over all tokens of the update
+    advantages: list[Tensor]  # shifted and scaled over all tokens of the update, as the settings say
     returns: list[Tensor]
 
 
@@ -68,6 +68,20 @@ def train(settings: PPOSettings, run: Run) -> None:
     """Run the stage in an open run folder; goes on where a checkpoint left off."""
     models = load_ppo_models(settings, run)
     train_set, dev_set = inputs.prompts(settings, models.policy.codec, run)
+    optimize(models, train_set, dev_set, settings, run)
+    finish(models.policy, run)
+
+
+def optimize(
+    models: PPOModels,
+    train_set: Sequence[Example],
+    dev_set: Sequence[Example],
+    settings: PPOSettings,
+    run: Run,
+    watch: loop.Watch = loop.unwatched,
+) -> None:
+    """Raise the reward less the penalty, update by update, measured on dev prompts before and after."""
+    reward_estimator(settings.kl.estimator)  # warns of one whose gradient is biased
     learners = _learners(models, settings)
     learners.policy.restore(run, "policy")
     learners.value.restore(run, "value")
@@ -82,24 +96,25 @@ def train(settings: PPOSettings, run: Run) -> None:
         run, settings.updates, name="ppo", save=save, save_every=settings.checkpoint_every
     ):
         with run.meter.timed("sampling"):
-            rollouts = collect(models.policy, train_set, settings, update)
+            rollouts = collect(models, train_set, settings, update)
         with run.meter.timed("scoring"):
             experience = evaluate(models, rollouts, kl_weight, settings)
         with run.meter.timed("learning"):
             metrics = learn(models, learners, experience, settings, update)
-        run.log(update + 1, **_summary(rollouts, experience), **metrics, kl_weight=kl_weight)
+        run.log(update + 1, **_summary(rollouts, experience), **metrics, **watch(), kl_weight=kl_weight)
         kl_weight = _next_kl_weight(kl_weight, experience, settings)
         bar.advance(note=f"score {experience.scores.mean():+.2f}, KL {experience.kl.mean():.2f}")
 
     measure(models, dev_set, settings, run, step=settings.updates)
-    finish(models.policy, run)
 
 
-def collect(policy: Policy, prompts: Sequence[Example], settings: PPOSettings, update: int) -> list[Rollout]:
+def collect(
+    models: PPOModels, prompts: Sequence[Example], settings: PPOSettings, update: int
+) -> list[Rollout]:
     """Sample one response to each of the next `rollouts` prompts, from the policy as it is."""
     chosen = [prompts[index] for index in _prompt_order(len(prompts), settings, update)]
     seeds = [loop.seed_for(settings.seed, "rollout", update, index) for index in range(len(chosen))]
-    return answer(policy, chosen, _sampling(policy, settings), seeds, name="sampling")
+    return models.answer(chosen, _sampling(models.policy, settings), seeds, name="sampling")
 
 
 def evaluate(
@@ -110,15 +125,17 @@ def evaluate(
     old_logprobs = _logprobs(models.policy, examples, settings, "old log-probabilities")
     reference = _logprobs(models.reference, examples, settings, "reference")
     old_values = _values(models.value, examples, settings)
-    scores = _scores(models.reward, examples, settings) - _missing_stop_penalty(rollouts, settings)
+    scores = models.score(examples) - _missing_stop_penalty(rollouts, settings)
+    weights = torch.tensor([rollout.weight for rollout in rollouts], dtype=torch.float32)
 
     mask = _padded([torch.ones(len(values), dtype=torch.bool) for values in old_logprobs])
-    kl = k1(_padded(old_logprobs), _padded(reference))
+    kl = ESTIMATORS[settings.kl.estimator](_padded(old_logprobs), _padded(reference))
     rewards = token_rewards(scores, kl, mask, kl_weight=kl_weight)
     estimated = gae(rewards, _padded(old_values), mask, lam=settings.lam)
-    advantages = standardize(estimated.advantages, mask)
+    advantages = ADVANTAGES[settings.advantages](estimated.advantages, mask, weights)
     return Experience(
         examples=examples,
+        weights=weights,
         scores=scores,
         kl=kl.sum(1),
         old_logprobs=old_logprobs,
@@ -134,7 +151,7 @@ def learn(
     """Several passes of clipped steps over the same experience; means of what was seen on the way."""
     seen: list[dict[str, float]] = []
     for epoch in range(settings.epochs):
-        for minibatch in _minibatches(settings, update, epoch):
+        for minibatch in _minibatches(len(experience.examples), settings, update, epoch):
             seen.append(learn_minibatch(models, learners, experience, minibatch, settings))
     means = {name: sum(step[name] for step in seen) / len(seen) for name in seen[0]}
     return {**means, "first_ratio_error": seen[0]["ratio_error"]}
@@ -148,7 +165,7 @@ def learn_minibatch(
     settings: PPOSettings,
 ) -> dict[str, float]:
     """One optimizer step of policy and value on some of the responses, by the mean over their tokens."""
-    tokens = sum(len(experience.old_logprobs[index]) for index in chosen)
+    tokens = sum(float(experience.weights[index]) * len(experience.old_logprobs[index]) for index in chosen)
     sums: dict[str, float] = defaultdict(float)
     ratio_error = 0.0
     device = models.policy.numerics.device
@@ -171,7 +188,7 @@ def _policy_pass(
     row: PackedRow,
     experience: Experience,
     indices: Sequence[int],
-    tokens: int,
+    tokens: float,
     settings: PPOSettings,
 ) -> tuple[dict[str, float], float]:
     """Gradients of the policy loss of one row; sums over its tokens, and the largest |ratio - 1|."""
@@ -179,16 +196,25 @@ def _policy_pass(
     old_logprobs = _gathered(experience.old_logprobs, indices, device)
     with policy.numerics.autocast():
         logprobs = response_logprobs(policy.model, row, temperature=settings.temperature)
-    part = policy_loss(
-        logprobs, old_logprobs, _gathered(experience.advantages, indices, device), clip=settings.clip
-    )
-    torch.autograd.backward(part.loss.sum() / tokens)
+    part = _policy_loss(logprobs, old_logprobs, _gathered(experience.advantages, indices, device), settings)
+    weights = row.token_weights
+    torch.autograd.backward((weights * part.loss).sum() / tokens)
     sums = {
-        "policy_loss": float(part.loss.detach().sum()),
-        "clip_fraction": float(part.clipped.sum()),
-        "approximate_kl": float(approximate_kl(logprobs.detach(), old_logprobs).sum()),
+        "policy_loss": float((weights * part.loss.detach()).sum()),
+        "clip_fraction": float((weights * part.clipped).sum()),
+        "approximate_kl": float((weights * approximate_kl(logprobs.detach(), old_logprobs)).sum()),
     }
     return sums, float((part.ratio - 1).abs().max())
+
+
+def _policy_loss(
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, settings: PPOSettings
+) -> PolicyLoss:
+    if settings.dual_clip is None:
+        return policy_loss(logprobs, old_logprobs, advantages, clip=settings.clip)
+    return dual_clipped_policy_loss(
+        logprobs, old_logprobs, advantages, clip=settings.clip, dual_clip=settings.dual_clip
+    )
 
 
 def _value_pass(
@@ -196,7 +222,7 @@ def _value_pass(
     row: PackedRow,
     experience: Experience,
     indices: Sequence[int],
-    tokens: int,
+    tokens: float,
     settings: PPOSettings,
 ) -> dict[str, float]:
     """Gradients of the value loss of one row; sums over its tokens."""
@@ -207,10 +233,11 @@ def _value_pass(
     part = value_loss(
         values, old_values, _gathered(experience.returns, indices, device), clip=settings.value_clip
     )
-    torch.autograd.backward(part.loss.sum() / tokens)
+    weights = row.token_weights
+    torch.autograd.backward((weights * part.loss).sum() / tokens)
     return {
-        "value_loss": float(part.loss.detach().sum()),
-        "value_clip_fraction": float(part.clipped.sum()),
+        "value_loss": float((weights * part.loss.detach()).sum()),
+        "value_clip_fraction": float((weights * part.clipped).sum()),
     }
 
 
@@ -223,11 +250,9 @@ def measure(
     prompts = dev_set[: settings.dev_prompts]
     with run.meter.timed("evaluation"):
         seeds = [loop.seed_for(settings.seed, "dev", index) for index in range(len(prompts))]
-        rollouts = answer(
-            models.policy, prompts, _sampling(models.policy, settings), seeds, name="dev answers"
-        )
+        rollouts = models.answer(prompts, _sampling(models.policy, settings), seeds, name="dev answers")
         examples = [rollout.example for rollout in rollouts]
-        scores = _scores(models.reward, examples, settings).tolist()
+        scores = models.score(examples).tolist()
         kl = _exact_kl(models, examples, settings)
     found = log_measures(
         run,
@@ -287,11 +312,12 @@ def _prompt_order(count: int, settings: PPOSettings, update: int) -> list[int]:
     return order[skipped : skipped + settings.rollouts]
 
 
-def _minibatches(settings: PPOSettings, update: int, epoch: int) -> list[list[int]]:
-    """The update's responses in a fresh order, cut into minibatches."""
+def _minibatches(count: int, settings: PPOSettings, update: int, epoch: int) -> list[list[int]]:
+    """The update's responses in a fresh order, cut into as many minibatches as the settings say."""
     generator = torch.Generator().manual_seed(loop.seed_for(settings.seed, "minibatches", update, epoch))
-    order = torch.randperm(settings.rollouts, generator=generator).tolist()
-    return [order[first : first + settings.minibatch] for first in range(0, len(order), settings.minibatch)]
+    order = torch.randperm(count, generator=generator).tolist()
+    size = -(-count * settings.minibatch // settings.rollouts)
+    return [order[first : first + size] for first in range(0, count, size)]
 
 
 def _logprobs(policy: Policy, examples: Sequence[Example], settings: PPOSettings, name: str) -> list[Tensor]:
@@ -315,19 +341,6 @@ def _values(scorer: Scorer, examples: Sequence[Example], settings: PPOSettings) 
         numerics=scorer.numerics,
         name="values",
     )
-
-
-def _scores(scorer: Scorer, examples: Sequence[Example], settings: PPOSettings) -> Tensor:
-    """The reward model's score of each response: [R]."""
-    scores = over_rows(
-        examples,
-        lambda row: scalar.rewards(scorer.model, row),
-        response_count,
-        row_tokens=settings.row_tokens,
-        numerics=scorer.numerics,
-        name="rewards",
-    )
-    return torch.cat(scores)
 
 
 def _missing_stop_penalty(rollouts: Sequence[Rollout], settings: PPOSettings) -> Tensor:
@@ -358,21 +371,29 @@ def _next_kl_weight(weight: float, experience: Experience, settings: PPOSettings
     if settings.kl.target is None:
         return weight
     controller = AdaptiveKL(settings.kl.target, settings.kl.horizon)
-    return controller.updated(weight, kl=float(experience.kl.mean()), episodes=len(experience.examples))
+    mean = _mean(experience.kl, experience.weights)
+    return controller.updated(weight, kl=mean, episodes=len(experience.examples))
+
+
+def _mean(values: Tensor, weights: Tensor) -> float:
+    return float((values * weights).sum() / weights.sum())
 
 
 def _summary(rollouts: Sequence[Rollout], experience: Experience) -> dict[str, float]:
     """What the update's rollouts were like; the reward is what the policy is trained on, in all."""
-    lengths = torch.tensor([len(rollout.response.ids) for rollout in rollouts], dtype=torch.float)
-    sampled = torch.cat(experience.old_logprobs)
+    weights = experience.weights
+    lengths = torch.tensor([len(rollout.response.ids) for rollout in rollouts])
+    stopped = torch.tensor([rollout.response.stopped for rollout in rollouts])
+    sampled = torch.stack([values.sum() for values in experience.old_logprobs])
     returns, values = torch.cat(experience.returns), torch.cat(experience.old_values)
+    score = _mean(experience.scores, weights)
     return {
-        "score": float(experience.scores.mean()),
-        "score_std": float(experience.scores.std(correction=0)),
-        "kl": float(experience.kl.mean()),
-        "stopped": sum(rollout.response.stopped for rollout in rollouts) / len(rollouts),
-        "length": float(lengths.mean()),
-        "entropy": -float(sampled.mean()),
+        "score": score,
+        "score_std": _mean((experience.scores - score).square(), weights) ** 0.5,
+        "kl": _mean(experience.kl, weights),
+        "stopped": _mean(stopped, weights),
+        "length": _mean(lengths, weights),
+        "entropy": -_mean(sampled, weights) / _mean(lengths, weights),
         "explained_variance": 1 - float((returns - values).var() / returns.var().clamp_min(1e-12)),
         "tokens": inputs.tokens_in(experience.examples),
     }

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from trimtab.data.batches import PackedRow
 from trimtab.data.tokens import Example
-from trimtab.losses.bradley_terry import bradley_terry_loss, ranked_right
+from trimtab.losses.bradley_terry import bradley_terry_loss, centring_loss, ranked_right
 from trimtab.model import scalar
 from trimtab.model.passes import over_rows, response_count
 from trimtab.model.scalar import Scorer
@@ -33,6 +33,20 @@ def train(settings: RewardSettings, run: Run) -> None:
     generator = torch.Generator().manual_seed(loop.seed_for(settings.seed, "head"))
     scorer = new_scorer(settings, run, generator, copies=loop.TRAINED_BYTES)
     train_set, dev_set = inputs.comparisons(settings, scorer.codec, run)
+    optimize(scorer, train_set, dev_set, settings, run)
+    centre(scorer, train_set, settings, run)
+    finish(scorer, run)
+
+
+def optimize(
+    scorer: Scorer,
+    train_set: Sequence[Example],
+    dev_set: Sequence[Example],
+    settings: RewardSettings,
+    run: Run,
+    watch: loop.Watch = loop.unwatched,
+) -> None:
+    """Raise the likelihood of people's choices, measured on the dev set before and after."""
     total = loop.total_steps(len(train_set), settings)
     learner = loop.Learner(scorer.model, settings.optimizer, total)
     learner.restore(run, "reward")
@@ -43,26 +57,33 @@ def train(settings: RewardSettings, run: Run) -> None:
         batch = [train_set[index] for index in indices]
         return learn(scorer, learner, batch, settings)
 
-    loop.go_through(run, learner, train_set, settings, name="reward", learn=step)
+    loop.go_through(run, learner, train_set, settings, name="reward", learn=step, watch=watch)
     measure(scorer, dev_set, settings, run, step=total)
-    centre(scorer, train_set, settings, run)
-    finish(scorer, run)
 
 
 def learn(
     scorer: Scorer, learner: loop.Learner, batch: Sequence[Example], settings: RewardSettings
 ) -> dict[str, float]:
-    """One optimizer step: the mean loss over the pairs of the batch."""
-    total, right, margin = 0.0, 0, 0.0
+    """One optimizer step: the mean loss over the pairs of the batch, by weight."""
+    count = sum(example.weight for example in batch)
+    sums = dict.fromkeys(("loss", "accuracy", "margin"), 0.0)
     for _, row in loop.rows(batch, settings.row_tokens, scorer.numerics.device):
         with scorer.numerics.autocast():
             chosen, rejected = paired_rewards(scorer, row)
-            loss = bradley_terry_loss(chosen, rejected).sum() / len(batch)
+            losses = pair_losses(chosen, rejected, settings)
+        weights = row.weights[::2]
+        loss = (weights * losses).sum() / count
         torch.autograd.backward(loss)
-        total += loss.item()
-        right += int(ranked_right(chosen, rejected).sum())
-        margin += float((chosen - rejected).detach().sum())
-    return {"loss": total, "accuracy": right / len(batch), "margin": margin / len(batch), **learner.step()}
+        sums["loss"] += loss.item()
+        sums["accuracy"] += float((weights * ranked_right(chosen, rejected)).sum()) / count
+        sums["margin"] += float((weights * (chosen - rejected).detach()).sum()) / count
+    return {**sums, **learner.step()}
+
+
+def pair_losses(chosen: Tensor, rejected: Tensor, settings: RewardSettings) -> Tensor:
+    """What each pair costs: [P]."""
+    losses = bradley_terry_loss(chosen, rejected, margin=settings.margin)
+    return losses + settings.centring * centring_loss(chosen, rejected)
 
 
 def paired_rewards(scorer: Scorer, row: PackedRow) -> tuple[Tensor, Tensor]:

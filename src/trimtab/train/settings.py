@@ -6,12 +6,15 @@ rows (`row_tokens`) changes memory and speed and nothing else.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import ConfigDict, Field, PositiveInt, model_validator
 
 from trimtab.config import Settings
 from trimtab.errors import ConfigError
+
+if TYPE_CHECKING:
+    from trimtab.losses.preference import PreferenceLoss
 
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -87,14 +90,49 @@ class RewardSettings(EpochSettings):
     """A Bradley-Terry reward model on comparisons."""
 
     optimizer: OptimizerSettings = OptimizerSettings(learning_rate=2e-5)
+    margin: Annotated[float, Field(ge=0)] = 0.0
+    """Reward by which the chosen response must lead for the loss of a tie; 0 is a likelihood."""
+    centring: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the squared sum of a pair's rewards, which holds their level near 0."""
+
+
+class LossSettings(Settings):
+    """A preference loss by name, with its options beside the name: {name: cdpo, label_noise: 0.2}."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, float] = Field(init=False)
+
+    name: str = "dpo"
+    """One of the losses in docs/math.md; an option that it does not take is refused."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, tree: Any) -> Any:
+        """A name alone stands for the loss with its defaults; options not given are written out."""
+        from trimtab.losses.preference import default_options
+
+        given = {"name": tree} if isinstance(tree, str) else dict(tree)
+        defaults = default_options(given.setdefault("name", "dpo"))
+        return {**defaults, **given}
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        self.chosen()
+        return self
+
+    def chosen(self) -> PreferenceLoss:
+        """The loss with its options."""
+        from trimtab.losses.preference import preference_loss
+
+        return preference_loss(self.name, self.__pydantic_extra__)
 
 
 class DPOSettings(EpochSettings):
     """Direct preference optimization on comparisons."""
 
     optimizer: OptimizerSettings = OptimizerSettings(learning_rate=5e-6)
-    beta: Positive = 0.1
-    """Reward per nat of log-ratio: larger holds the policy closer to the reference."""
+    loss: LossSettings = Field(default_factory=LossSettings)
+    """The preference loss and its options; beta is the reward per nat of log-ratio."""
 
 
 class KLSettings(Settings):
@@ -106,6 +144,8 @@ class KLSettings(Settings):
     """Nats per response to steer to, by adapting the weight; none: the weight is fixed."""
     horizon: PositiveInt = 10_000
     """Episodes over which an adaptive weight may change by about 20 %."""
+    estimator: Literal["k1", "k2", "k3"] = "k1"
+    """What is taken off the reward of each token: k1 is exact; k2 and k3 are biased, and say so."""
 
 
 class PPOSettings(StageSettings):
@@ -127,8 +167,12 @@ class PPOSettings(StageSettings):
     """How far a probability ratio may move before its gradient stops."""
     value_clip: Positive = 0.2
     """How far a value may move from its old one within an update, in units of reward."""
+    dual_clip: Annotated[float, Field(gt=1)] | None = None
+    """Ratio beyond which a token of negative advantage has no gradient; none: no such limit."""
     lam: Share = 0.95
     """GAE's lambda."""
+    advantages: Literal["standardized", "centred", "plain"] = "standardized"
+    """Over the tokens of an update: mean 0 and variance 1, mean 0, or as they were estimated."""
     kl: KLSettings = KLSettings()
     """The penalty on leaving the reference."""
     dev_prompts: Annotated[int, Field(ge=2)] = 128
@@ -155,6 +199,17 @@ class PPOSettings(StageSettings):
                     found=f"{large} = {total}, {small} = {size}",
                     fix=f"set {large} = {max(total // size, 1) * size}",
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _clips_in_order(self) -> Self:
+        if self.dual_clip is not None and not self.dual_clip > 1 + self.clip:
+            raise ConfigError(
+                "dual_clip must lie beyond the clip",
+                where="ppo.dual_clip",
+                found=f"dual_clip = {self.dual_clip}, 1 + clip = {1 + self.clip}",
+                fix="3 is usual",
+            )
         return self
 
     @property

@@ -27,6 +27,20 @@ def train(settings: SFTSettings, run: Run) -> None:
     """Run the stage in an open run folder; goes on where a checkpoint left off."""
     policy = load_policy(settings, run, copies=loop.TRAINED_BYTES)
     train_set, dev_set = inputs.demonstrations(settings, policy.codec, run)
+    optimize(policy, train_set, dev_set, settings, run)
+    answer_samples(policy, dev_set, settings, run, step=loop.total_steps(len(train_set), settings))
+    finish(policy, run)
+
+
+def optimize(
+    policy: Policy,
+    train_set: Sequence[Example],
+    dev_set: Sequence[Example],
+    settings: SFTSettings,
+    run: Run,
+    watch: loop.Watch = loop.unwatched,
+) -> None:
+    """Raise the likelihood of the demonstrations, measured on the dev set before and after."""
     total = loop.total_steps(len(train_set), settings)
     learner = loop.Learner(policy.model, settings.optimizer, total)
     learner.restore(run, "sft")
@@ -37,21 +51,20 @@ def train(settings: SFTSettings, run: Run) -> None:
         batch = [train_set[index] for index in indices]
         return learn(policy, learner, batch, settings)
 
-    loop.go_through(run, learner, train_set, settings, name="sft", learn=step)
+    loop.go_through(run, learner, train_set, settings, name="sft", learn=step, watch=watch)
     measure(policy, dev_set, settings, run, step=total)
-    answer_samples(policy, dev_set, settings, run, step=total)
-    finish(policy, run)
 
 
 def learn(
     policy: Policy, learner: loop.Learner, batch: Sequence[Example], settings: SFTSettings
 ) -> dict[str, float]:
-    """One optimizer step: the mean loss over all response tokens of the batch."""
-    count = sum(response_tokens(example) for example in batch)
+    """One optimizer step: the mean loss over all response tokens of the batch, by weight."""
+    count = sum(example.weight * response_tokens(example) for example in batch)
     total = 0.0
     for _, row in loop.rows(batch, settings.row_tokens, policy.numerics.device):
         with policy.numerics.autocast():
-            loss = sft_loss(response_logprobs(policy.model, row)).sum() / count
+            losses = sft_loss(response_logprobs(policy.model, row))
+            loss = (row.token_weights * losses).sum() / count
         torch.autograd.backward(loss)
         total += loss.item()
     return {"loss": total, **learner.step()}
