@@ -16,9 +16,10 @@ LAYERS = [
     "errors",
     "records config",
     "statistics formats",
-    "losses data runs",
+    "losses data runs pages",
     "model",
     "rollout judges",
+    "lab",
     "train arena",
     "pipeline",
     "cli",
@@ -34,8 +35,8 @@ DOORS = {
     "pyarrow": {"formats"},
     "typer": {"cli"},
     "ruamel": {"config.py"},
-    "plotly": {"arena"},
-    "jinja2": {"arena"},
+    "plotly": {"pages"},
+    "jinja2": {"pages"},
     "torch.distributed": set(),
 }
 

@@ -11,8 +11,9 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 from trimtab.arena.findings import Fact, Sample, read_findings
-from trimtab.arena.report import render, visible, write_report
+from trimtab.arena.report import render, write_report
 from trimtab.arena.winrate import JudgeQuality
+from trimtab.pages.page import visible
 from trimtab.records import Message
 from trimtab.statistics.intervals import wilson
 

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Literal
+from typing import Literal
 
 from trimtab.arena.findings import Curve, Findings, PolicyResult
 from trimtab.arena.winrate import CHANCE, JudgeQuality, Match
+from trimtab.pages.page import Figure, Picture
 from trimtab.statistics.intervals import Interval, number
-
-Figure = dict[str, Any]
 
 METHOD_COLOURS = {
     "sft": "#7d8791",
@@ -27,17 +25,6 @@ METHOD_COLOURS = {
 }
 METHOD_SYMBOLS = {"sft": "circle", "ppo": "square", "dpo": "diamond"}
 OTHER_COLOUR = "#3c9a78"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Picture:
-    """A figure with the words that stand in for it where it cannot be seen."""
-
-    key: str
-    title: str
-    label: str
-    """What the picture shows, numbers included, for a screen reader."""
-    figure: Figure
 
 
 def match_picture(matches: tuple[Match, ...]) -> Picture:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 
 import typer
 
 from trimtab import __version__
-from trimtab.cli import answers, data, doctor, models, pipelines, runs, stages
+from trimtab.cli import answers, data, doctor, models, pipelines, runs, stages, verify
 from trimtab.cli.text import visible
 from trimtab.errors import Interrupted, ResourceError, TrimtabError
 
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for group in (pipelines, stages, answers, doctor):
+for group in (pipelines, stages, answers, doctor, verify):
     app.registered_commands += group.app.registered_commands
 app.add_typer(data.app, name="data")
 app.add_typer(models.app, name="models")
@@ -48,6 +49,7 @@ def _options(
 def main() -> None:
     """Run the command line; errors for people become one message without a traceback."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked workers would each print a warning
+    _say_own_warnings_plainly()
     try:
         app()
     except Interrupted as error:
@@ -69,6 +71,20 @@ def main() -> None:
             fix="lower row_tokens, or use a smaller model",
         )
         _leave(str(full), 1)
+
+
+def _say_own_warnings_plainly() -> None:
+    """trimtab's warnings are for people: without file, line and source."""
+    usual = warnings.formatwarning
+
+    def shown(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        if category.__module__.startswith("trimtab."):
+            return f"  warning: {message}\n"
+        return usual(message, category, filename, lineno, line)
+
+    warnings.formatwarning = shown
 
 
 def _leave(message: str, code: int) -> None:

@@ -40,6 +40,16 @@ def say(text: str) -> None:
     (shown.console if shown else console()).print(text, markup=False, soft_wrap=True)
 
 
+@contextmanager
+def hidden() -> Iterator[None]:
+    """Neither bars nor lines within: for runs that are a part of something with a bar of its own."""
+    token = _shown.set(Progress(console=Console(quiet=True), disable=True))
+    try:
+        yield
+    finally:
+        _shown.reset(token)
+
+
 class Bar:
     """The moving part of a bar: `advance` after each unit of work."""
 

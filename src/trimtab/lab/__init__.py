@@ -1,0 +1,1 @@
+"""Small worlds whose every response can be listed, and what is exactly true in them."""

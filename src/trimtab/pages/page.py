@@ -1,0 +1,79 @@
+"""A page from a template: escaped text, pictures that plotly draws, and no word from outside run.
+
+What is shown may be hostile. Three things keep it text: Jinja2 escapes all that is printed,
+characters that could reorder or hide text are shown as signs, and the page's content security
+policy runs no script but its own and loads nothing from anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from trimtab.statistics.intervals import number
+
+Figure = dict[str, Any]
+"""A plotly figure in plain data."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A figure with the words that stand in for it where it cannot be seen."""
+
+    key: str
+    title: str
+    label: str
+    """What the picture shows, numbers included, for a screen reader."""
+    figure: Figure
+
+
+def render(template: str, *, nonce: str, pictures: Iterable[Picture], **context: object) -> str:
+    """The page as text.
+
+    Args:
+        template: within the package, for example `arena/report.html`; it extends `pages/base.html`.
+        nonce: marks the scripts that may run; the texts shown must not know it.
+        pictures: every picture that the template places.
+    """
+    environment = Environment(
+        loader=PackageLoader("trimtab", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["signed"] = lambda value: number(value, 2)
+    return environment.get_template(template).render(
+        nonce=nonce,
+        plotly=Markup(get_plotlyjs()),
+        figures={picture.key: picture.figure for picture in pictures},
+        **context,
+    )
+
+
+def _visible_signs() -> dict[int, str]:
+    """Characters that a page would drop, or that reorder the text around them, with their stand-ins."""
+    signs = {code: chr(0x2400 + code) for code in range(0x20) if code not in (0x09, 0x0A)}
+    signs[0x7F] = "\u2421"
+    hidden = (*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+    signs |= {code: f"⟦U+{code:04X}⟧" for code in hidden}
+    return signs | {code: "\ufffd" for code in range(0xD800, 0xE000)}
+
+
+VISIBLE_SIGNS = _visible_signs()
+
+
+def visible(text: str) -> str:
+    """`text` with control, bidirectional and broken characters shown as signs."""
+    return text.replace("\r\n", "\n").translate(VISIBLE_SIGNS)
+
+
+def _shown(value: object) -> object:
+    # Exactly str: Markup is our own, and plotly's source holds such characters on purpose.
+    return visible(value) if type(value) is str else value
