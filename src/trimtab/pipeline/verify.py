@@ -183,7 +183,7 @@ def _curve(approach: Approach, allowed: float) -> Figure:
         "layout": {
             "height": 240,
             "xaxis": {"title": {"text": "step"}, "zeroline": False},
-            "yaxis": {"type": "log", "zeroline": False, "exponentformat": "power", "dtick": 1},
+            "yaxis": {"type": "log", "zeroline": False, "exponentformat": "power", "nticks": 7},
             "margin": {"l": 52, "r": 10, "t": 6, "b": 44},
             "showlegend": False,
         },
