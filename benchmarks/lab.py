@@ -15,6 +15,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,46 +64,28 @@ class Arm:
 def arms() -> Iterator[Arm]:
     """Everything that is run, the quick ones first."""
     for beta in BETAS:
-        world = random_world(beta=beta, **WORLD)
-        for seed in SEEDS[:3]:
-            yield Arm(
-                "dpo-exact",
-                beta,
-                seed,
-                400,
-                lambda w=world, s=seed: dpo_with_weights(w, NUMERICS, steps=400, seed=s),
-            )
-            yield Arm(
-                "ppo-exact",
-                beta,
-                seed,
-                1500,
-                lambda w=world, s=seed: ppo_with_weights(w, NUMERICS, updates=1500, seed=s),
-            )
-    world = random_world(beta=0.7, **WORLD)
+        yield from _exact_arms(beta)
     for seed in SEEDS:
-        for pairs in PAIRS:
-            yield Arm(
-                "dpo-sampled",
-                0.7,
-                seed,
-                pairs,
-                lambda n=pairs, s=seed: dpo_with_samples(world, NUMERICS, pairs=n, steps=400, seed=s),
-            )
-        yield Arm(
-            "ppo-sampled",
-            0.7,
-            seed,
-            EPISODES,
-            lambda s=seed: ppo_with_samples(world, NUMERICS, episodes=EPISODES, seed=s),
-        )
-        yield Arm(
-            "ppo-defaults",
-            0.7,
-            seed,
-            EPISODES,
-            lambda s=seed: ppo_as_shipped(world, NUMERICS, episodes=EPISODES, seed=s),
-        )
+        yield from _sampled_arms(0.7, seed)
+
+
+def _exact_arms(beta: float) -> Iterator[Arm]:
+    world = random_world(beta=beta, **WORLD)
+    for seed in SEEDS[:3]:
+        given = {"steps": 400, "seed": seed}
+        yield Arm("dpo-exact", beta, seed, 400, partial(dpo_with_weights, world, NUMERICS, **given))
+        given = {"updates": 1500, "seed": seed}
+        yield Arm("ppo-exact", beta, seed, 1500, partial(ppo_with_weights, world, NUMERICS, **given))
+
+
+def _sampled_arms(beta: float, seed: int) -> Iterator[Arm]:
+    world = random_world(beta=beta, **WORLD)
+    for pairs in PAIRS:
+        given = {"pairs": pairs, "steps": 400, "seed": seed}
+        yield Arm("dpo-sampled", beta, seed, pairs, partial(dpo_with_samples, world, NUMERICS, **given))
+    given = {"episodes": EPISODES, "seed": seed}
+    for name, run in (("ppo-sampled", ppo_with_samples), ("ppo-defaults", ppo_as_shipped)):
+        yield Arm(name, beta, seed, EPISODES, partial(run, world, NUMERICS, **given))
 
 
 def run_all(out: Path) -> None:
