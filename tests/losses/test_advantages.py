@@ -419,15 +419,6 @@ def test_the_type_is_that_of_the_advantages(dtype: torch.dtype, weights: torch.d
     assert scale_to_unit_variance(values, mask).dtype == dtype
 
 
-def test_weights_count_in_the_type_of_the_advantages() -> None:
-    """Fine weights change nothing but what their rounding to float32 does."""
-    lengths = [2, 3, 1]
-    values, mask = noise(lengths, 9).float(), mask_of(lengths)
-    weights = torch.tensor([1 / 3, 1 / 7, 1 / 11], dtype=torch.float64)
-    for shape in SHAPES:
-        assert torch.equal(shape(values, mask, weights), shape(values, mask, weights.float()))
-
-
 # --- Scaling that keeps the mean ---
 
 
