@@ -12,6 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from trimtab.cli.main import app
+from trimtab.errors import ConfigError
 from trimtab.lab.properties.property import Property
 from trimtab.model.device import Numerics
 from trimtab.pipeline import verify
@@ -45,6 +46,11 @@ def test_everything_holds(short: None) -> None:
     assert head == ("property", "formula", "measured", "allowed", "verdict")
     assert first == ("1. one <b>bold</b>", "1 = 1", "0.0e+00", "1.0e-06", "holds")
     assert last == ("a trainer", "gap → 0", "1.0e-04", "1.0e-03", "holds")
+
+
+def test_a_device_without_float64_is_refused() -> None:
+    with pytest.raises(ConfigError, match="float64"):
+        verify.verify(Numerics(torch.device("mps"), None))
 
 
 @pytest.mark.parametrize("measured", [2e-6, float("nan"), float("inf"), -1.0])

@@ -155,6 +155,19 @@ def test_a_loss_that_cannot_be(loss: Any, what: str, fix: str) -> None:
     assert what in raised.value.what and raised.value.fix == fix and raised.value.where.startswith("loss")
 
 
+@pytest.mark.parametrize("loss", [5, None, ["dpo"], {"name": 5}, {"name": ["dpo"]}, {"beta": "abc"}])
+def test_what_is_no_loss_at_all_is_one_message(loss: Any) -> None:
+    with pytest.raises(ConfigError) as raised:
+        build(DPOSettings, {"model": "m", "data": "d", "loss": loss})
+    assert raised.value.where.startswith("loss") and "object" not in raised.value.what
+
+
+def test_beta_by_itself_is_told_where_it_belongs() -> None:
+    with pytest.raises(ConfigError, match="an option of the loss") as raised:
+        build(DPOSettings, {"model": "m", "data": "d", "beta": 0.2})
+    assert "--set loss.beta=0.2" in raised.value.fix
+
+
 def test_quantile_losses_refuse_weights() -> None:
     pairs = [Example((1,), (Response((2,), True),) * 2, weight=weight) for weight in (1.0, 0.5)]
     with pytest.raises(ConfigError, match="cannot weigh"):

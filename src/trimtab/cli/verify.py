@@ -21,7 +21,7 @@ def verify(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Check losses, estimators and trainers against what is exactly known; about three minutes.
+    """Check losses, estimators and trainers against what is exactly known; about a minute.
 
     Exits with 1 if anything does not hold.
 

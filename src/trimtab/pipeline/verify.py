@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from trimtab import __version__
+from trimtab.errors import ConfigError
 from trimtab.lab.properties import PROPERTIES
 from trimtab.lab.properties.property import Lab, Property
 from trimtab.lab.world import World
@@ -96,7 +97,18 @@ KNOWN_OPTIMA = (
 
 
 def verify(numerics: Numerics) -> list[Result]:
-    """Every property and every known optimum, with a bar."""
+    """Every property and every known optimum, with a bar.
+
+    Raises:
+        ConfigError: the device has no float64, which closed forms are measured in.
+    """
+    if numerics.device.type == "mps":
+        raise ConfigError(
+            "closed forms are measured in float64, which this device has not",
+            where="device",
+            found=str(numerics.device),
+            fix="use --device cpu",
+        )
     total = len(PROPERTIES) + len(KNOWN_OPTIMA)
     results = []
     with progress.bar("verifying", total, unit="checks") as bar:

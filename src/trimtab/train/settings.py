@@ -6,6 +6,7 @@ rows (`row_tokens`) changes memory and speed and nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, PositiveInt, model_validator
@@ -111,9 +112,10 @@ class LossSettings(Settings):
         """A name alone stands for the loss with its defaults; options not given are written out."""
         from trimtab.losses.preference import default_options
 
-        given = {"name": tree} if isinstance(tree, str) else dict(tree)
-        defaults = default_options(given.setdefault("name", "dpo"))
-        return {**defaults, **given}
+        given = {"name": tree} if isinstance(tree, str) else tree
+        if not isinstance(given, Mapping) or not isinstance(given.get("name", "dpo"), str):
+            return tree  # which is then refused for its type
+        return {"name": "dpo", **default_options(given.get("name", "dpo")), **given}
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -133,6 +135,18 @@ class DPOSettings(EpochSettings):
     optimizer: OptimizerSettings = OptimizerSettings(learning_rate=5e-6)
     loss: LossSettings = Field(default_factory=LossSettings)
     """The preference loss and its options; beta is the reward per nat of log-ratio."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _beta_belongs_to_the_loss(cls, tree: Any) -> Any:
+        if isinstance(tree, Mapping) and "beta" in tree:
+            raise ConfigError(
+                "beta is an option of the loss",
+                where="beta",
+                found=f"beta = {tree['beta']!r}",
+                fix=f"write loss: {{beta: {tree['beta']}}}, or --set loss.beta={tree['beta']}",
+            )
+        return tree
 
 
 class KLSettings(Settings):
