@@ -1,6 +1,6 @@
 """The other side of trl_steps.py: TRL's own loss code on given token ids. Runs where TRL is installed.
 
-    python trl_side.py WORK LOSS
+    python trl_side.py WORK LOSS STEPS BETA
 
 reads WORK/pairs.json, WORK/policy, WORK/reference (or WORK/scorer) and writes WORK/theirs-LOSS.json: for each
 step the loss, the gradient norm before clipping, and the rewards that TRL reports. Nothing of trimtab is
@@ -33,6 +33,7 @@ PREFERENCE = {
     "dpo": {"loss_type": ["sigmoid"]},
     "hinge": {"loss_type": ["hinge"]},
     "ipo_mean": {"loss_type": ["ipo"]},
+    "cdpo": {"loss_type": ["sigmoid"], "label_smoothing": 0.1},
     "robust": {"loss_type": ["robust"], "label_smoothing": 0.1},
     "exo": {"loss_type": ["exo_pair"], "label_smoothing": 1e-3},
     "nca": {"loss_type": ["nca_pair"]},
@@ -109,14 +110,14 @@ def rows_for(loss: str, batch: list[dict[str, list[int]]]) -> list[dict[str, lis
 
 def main() -> None:
     """Step through the batches with TRL's loss and the optimizer of the comparison."""
-    work, loss = Path(sys.argv[1]), sys.argv[2]
+    work, loss, steps, beta = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
     plan = json.loads((work / "pairs.json").read_text())
     makers = {"sft": sft_trainer, "reward": reward_trainer}
-    trainer = makers[loss](work) if loss in makers else preference_trainer(work, loss, plan["betas"][loss])
+    trainer = makers[loss](work) if loss in makers else preference_trainer(work, loss, float(beta))
     model = trainer.model.eval()  # no dropout; TRL's metrics differ by mode, its loss does not
     optimizer = torch.optim.AdamW(model.parameters(), **plan["optimizer"])
     found = []
-    for batch in plan["batches"]:
+    for batch in plan["batches"][:steps]:
         inputs = trainer.data_collator(rows_for(loss, batch))
         value = trainer.compute_loss(model, inputs)
         value.backward()

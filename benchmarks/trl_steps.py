@@ -39,13 +39,17 @@ RATE = 1e-5
 MAX_GRAD_NORM = 1e9
 """Gradients are measured and left as they are."""
 BETAS = {
-    **dict.fromkeys(("dpo", "hinge", "robust", "exo", "nca", "bco", "sppo", "aot", "aot_unpaired"), 0.1),
-    **dict.fromkeys(("ipo_mean", "apo_zero", "apo_down", "ld_dpo", "wpo", "js_dpo", "forward_kl_dpo"), 0.1),
+    **dict.fromkeys(("dpo", "ipo_mean", "hinge", "robust", "cdpo", "exo", "nca", "bco", "sppo"), 0.1),
+    **dict.fromkeys(("aot", "aot_unpaired", "apo_zero", "apo_down"), 0.1),
+    **dict.fromkeys(("ld_dpo", "wpo", "js_dpo", "forward_kl_dpo"), 0.1),
     "discopop": 0.05,
     "dpo_norm": 5.0,
 }
 NUMERICS = Numerics(torch.device("cpu"), None)
-LOSSES = ("sft", "reward", *BETAS)
+FOLLOWED = ("sft", "reward", "dpo", "ipo_mean", "hinge", "robust")
+"""Losses that are followed for all steps; the others for the first ones."""
+FIRST = 2
+LOSSES = {**dict.fromkeys(FOLLOWED, STEPS), **{loss: FIRST for loss in BETAS if loss not in FOLLOWED}}
 
 
 def prepare(out: Path, pairs: Path) -> None:
@@ -62,7 +66,6 @@ def prepare(out: Path, pairs: Path) -> None:
     plan = {
         "optimizer": {"lr": RATE, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0},
         "max_grad_norm": MAX_GRAD_NORM,
-        "betas": BETAS,
         "batches": [
             [_as_row(example) for example in examples[first : first + PAIRS_A_STEP]]
             for first in range(0, STEPS * PAIRS_A_STEP, PAIRS_A_STEP)
@@ -110,8 +113,10 @@ def _our_steps(out: Path, loss: str) -> list[dict[str, float]]:
     plan = json.loads((out / "pairs.json").read_text())
     stop_id = load_tokenizer(str(out / "policy")).stop_id
     sides = ("chosen_ids",) if loss == "sft" else ("chosen_ids", "rejected_ids")
-    batches = [[_as_example(row, stop_id, sides) for row in batch] for batch in plan["batches"]]
-    step = _stepper(out, loss, plan)
+    batches = [
+        [_as_example(row, stop_id, sides) for row in batch] for batch in plan["batches"][: LOSSES[loss]]
+    ]
+    step = _stepper(out, loss)
     found = []
     for batch in batches:
         metrics = step(batch)
@@ -120,7 +125,7 @@ def _our_steps(out: Path, loss: str) -> list[dict[str, float]]:
     return found
 
 
-def _stepper(out: Path, loss: str, plan: dict[str, Any]) -> Callable[[list[Example]], dict[str, float]]:
+def _stepper(out: Path, loss: str) -> Callable[[list[Example]], dict[str, float]]:
     """One optimizer step of a stage on a batch, from the models in the folders."""
     common = {"model": "given", "data": "given", "batch": PAIRS_A_STEP}
     optimizer = OptimizerSettings(
@@ -137,7 +142,7 @@ def _stepper(out: Path, loss: str, plan: dict[str, Any]) -> Callable[[list[Examp
         showing = build(SFTSettings, common)
         return lambda batch: sft.learn(policy, learner, batch, showing)
     reference = load_policy(str(out / "reference"), NUMERICS, bytes_per_parameter=4)
-    settings = build(DPOSettings, {**common, "loss": {"name": loss, "beta": plan["betas"][loss]}})
+    settings = build(DPOSettings, {**common, "loss": {"name": loss, "beta": BETAS[loss]}})
     learn = dpo.learn_together if settings.loss.chosen().needs_whole_batch else dpo.learn_by_rows
 
     def step(batch: list[Example]) -> dict[str, float]:
@@ -151,7 +156,8 @@ def theirs(out: Path, python: Path) -> None:
     """TRL's steps, each loss in a process of its own."""
     for loss in LOSSES:
         if not (out / f"theirs-{loss}.json").exists():
-            subprocess.run([python, Path(__file__).with_name("trl_side.py"), out, loss], check=True)
+            how = (str(LOSSES[loss]), str(BETAS.get(loss, "none")))
+            subprocess.run([python, Path(__file__).with_name("trl_side.py"), out, loss, *how], check=True)
 
 
 def compare(out: Path) -> None:

@@ -74,6 +74,12 @@ def test_a_response_of_one_token_gets_both_on_it() -> None:
     assert rewards.tolist() == [[1.75]]
 
 
+def test_a_response_without_a_token_cannot_carry_its_score() -> None:
+    mask = torch.tensor([[True, False], [False, False], [True, True], [False, False]])
+    with pytest.raises(ValueError, match=r"^responses without a token cannot carry a score: \[1, 3\]$"):
+        token_rewards(torch.ones(4), torch.zeros(4, 2), mask, kl_weight=0.5)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_token_rewards_have_the_type_of_the_log_ratios(dtype: torch.dtype) -> None:
     other = torch.float64 if dtype == torch.float32 else torch.float32

@@ -265,6 +265,21 @@ def test_full_kl_is_its_definition_position_by_position() -> None:
     assert full_kl(policy[None], reference[None]).shape == (1, 3)
 
 
+def test_a_token_that_the_policy_never_takes_adds_nothing_to_full_kl() -> None:
+    half = math.log(0.5)
+    policy = torch.tensor([[half, half, -math.inf]], dtype=torch.float64, requires_grad=True)
+    reference = torch.tensor([[math.log(0.25), half, -math.inf]], dtype=torch.float64)
+    found = full_kl(policy, reference)
+    (gradient,) = torch.autograd.grad(found.sum(), policy)
+    assert found.item() == pytest.approx(0.5 * math.log(2), rel=1e-12)
+    assert gradient.tolist() == [pytest.approx([0.5 * (math.log(2) + 1), 0.5, 0.0], rel=1e-12)]
+
+
+def test_full_kl_from_a_reference_that_excludes_a_token_is_infinite() -> None:
+    policy = torch.tensor([[0.5, 0.5]], dtype=torch.float64).log()
+    assert full_kl(policy, torch.tensor([[0.0, -math.inf]], dtype=torch.float64)).tolist() == [math.inf]
+
+
 def test_the_gradient_of_full_kl() -> None:
     leaf, policy = logprobs_of(POLICY)
     (gradient,) = torch.autograd.grad(full_kl(policy, REFERENCE_LOGPROBS), leaf)
@@ -415,7 +430,7 @@ def test_the_horizon_is_10_000_episodes_if_not_said() -> None:
     st.floats(1e-6, 10),
     st.floats(-1e4, 1e4),
     st.integers(1, 10_000),
-    st.floats(0, 4.999),
+    st.floats(0, 9),
 )
 @settings(max_examples=200)
 def test_the_weight_stays_positive_and_bounded(
@@ -423,7 +438,7 @@ def test_the_weight_stays_positive_and_bounded(
 ) -> None:
     episodes = int(horizons * horizon)
     found = AdaptiveKL(target, horizon).updated(weight, kl=kl, episodes=episodes)
-    reach = 0.2 * episodes / horizon
+    reach = 0.2 * min(1, episodes / horizon)
     assert found > 0
     assert weight * (1 - reach) * (1 - 1e-9) <= found <= weight * (1 + reach) * (1 + 1e-9)
     if episodes:
@@ -436,6 +451,24 @@ def test_steered_to_its_target_it_comes_to_rest_there() -> None:
     for _ in range(300):
         weight = controller.updated(weight, kl=1 / weight, episodes=50)
     assert weight == pytest.approx(0.25, rel=1e-9)
+
+
+def test_an_update_longer_than_the_horizon_is_one_horizon() -> None:
+    controller = AdaptiveKL(target=6.0, horizon=100)
+    assert controller.updated(0.3, kl=0.0, episodes=10_000) == pytest.approx(0.24, rel=1e-12)
+    assert controller.updated(0.3, kl=60.0, episodes=101) == pytest.approx(0.36, rel=1e-12)
+
+
+@pytest.mark.parametrize("options", [{"target": 0.0}, {"target": math.nan}, {"target": 1.0, "horizon": 0}])
+def test_a_controller_without_a_target_or_horizon_is_refused(options: dict[str, float]) -> None:
+    name = list(options)[-1]
+    with pytest.raises(ValueError, match=f"^{name} must be > 0, got {options[name]}$"):
+        AdaptiveKL(**options)  # type: ignore[arg-type]
+
+
+def test_a_broken_divergence_does_not_move_the_weight() -> None:
+    with pytest.raises(ValueError, match="^the mean KL is NaN, so its weight cannot be steered"):
+        AdaptiveKL(target=1.0).updated(0.1, kl=math.nan, episodes=10)
 
 
 def test_a_controller_does_not_change() -> None:

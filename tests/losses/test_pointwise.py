@@ -313,6 +313,11 @@ def test_beta_of_the_reference_point_is_positive(beta: float) -> None:
         kto_point(leaf([1.0]), beta=beta)
 
 
+def test_the_reference_point_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="^the reference point needs at least one mismatched response$"):
+        kto_point(leaf([]), beta=0.1)
+
+
 def test_the_reference_point_takes_no_gradient_and_below_0_it_is_0() -> None:
     mismatch = leaf(MISMATCH)
     kto_loss(pair(0.3, -0.2), NONE, mismatch).loss.sum().backward()

@@ -256,6 +256,12 @@ def test_the_second_clip_is_beyond_the_first(dual_clip: float) -> None:
         dual_clipped_policy_loss(one, one, one, clip=0.25, dual_clip=dual_clip)
 
 
+def test_a_first_clip_out_of_range_is_named_first() -> None:
+    one = torch.ones(1)
+    with pytest.raises(ValueError, match="^clip must be in \\(0, 1\\), got nan$"):
+        dual_clipped_policy_loss(one, one, one, clip=NAN, dual_clip=3.0)
+
+
 def test_the_second_clip_may_be_just_beyond_the_first() -> None:
     assert at_ratio(2.0, -1.0, clip=0.25, dual_clip=1.26)[0] == pytest.approx(1.26, rel=1e-12)
 
@@ -319,6 +325,13 @@ def test_value_slopes() -> None:
 @pytest.mark.parametrize("target", [4.0, -4.0])
 def test_exactly_on_the_value_boundary_the_gradient_is_whole(value: float, target: float) -> None:
     assert value_at(value, 1.0, target, clip=0.5) == ((value - target) ** 2 / 2, value - target, False)
+
+
+def test_a_value_within_the_clip_is_never_called_clipped() -> None:
+    """old + (value - old) need not be the value in floating point; the value itself is."""
+    values, old = torch.full((1,), 0.1), torch.full((1,), 1e4)
+    found = value_loss(values, old, torch.full((1,), 5.0), clip=1e5)
+    assert not found.clipped.item() and found.loss.item() == 0.5 * (values - 5.0).square().item()
 
 
 def test_a_value_clip_out_of_reach_is_half_the_squared_error() -> None:

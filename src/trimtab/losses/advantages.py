@@ -33,8 +33,13 @@ def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, *, kl_weight: float)
 
     Returns:
         [R, L] whose rows sum to score - kl_weight * (log-ratio of the response).
+    Raises:
+        ValueError: a response has no token, so nothing can carry its score.
     Source: equation 3 of the method, one token at a time. Derived in docs/math.md#token-rewards.
     """
+    empty = (~mask.any(1)).nonzero().flatten().tolist()
+    if empty:
+        raise ValueError(f"responses without a token cannot carry a score: {empty}")
     rewards = torch.where(mask, -kl_weight * kl, 0.0)
     last = mask.sum(1) - 1
     return rewards.scatter_add(1, last.unsqueeze(1), scores.unsqueeze(1).to(rewards.dtype))

@@ -7,13 +7,16 @@ docs/math.md#kl has the table.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from trimtab.losses.exponent import bounded_expm1
+from trimtab.losses.pairs import require_positive
 
 Estimator = Callable[[Tensor, Tensor], Tensor]
 
@@ -72,7 +75,10 @@ def full_kl(policy_logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
         [N] nats, >= 0.
     Source: docs/math.md#kl-exact.
     """
-    return (policy_logprobs.exp() * (policy_logprobs - reference_logprobs)).sum(-1)
+    # A token that the policy never takes adds nothing, whatever the reference says: 0 log 0 = 0.
+    possible = policy_logprobs > -torch.inf
+    log_ratio = torch.where(possible, policy_logprobs - reference_logprobs, 0.0)
+    return (policy_logprobs.exp() * log_ratio).sum(-1)
 
 
 ESTIMATORS: dict[str, Estimator] = {"k1": k1, "k2": k2, "k3": k3}
@@ -115,6 +121,8 @@ def loss_estimator(name: str) -> Estimator:
 class AdaptiveKL:
     """A KL weight that moves by at most 20 % of n/horizon an update, towards a target divergence.
 
+    Raises:
+        ValueError: target or horizon is not above 0.
     Source: Ziegler et al. 2019, arXiv:1909.08593, section 2.2. See docs/math.md#adaptive-kl.
     """
 
@@ -123,7 +131,19 @@ class AdaptiveKL:
     horizon: int = 10_000
     """Episodes over which the weight may change by about 20 %."""
 
+    def __post_init__(self) -> None:
+        require_positive("target", self.target)
+        require_positive("horizon", self.horizon)
+
     def updated(self, weight: float, *, kl: float, episodes: int) -> float:
-        """The next weight, after `episodes` responses whose mean divergence was `kl` nats."""
+        """The next weight, after `episodes` responses whose mean divergence was `kl` nats.
+
+        An update of more episodes than the horizon moves the weight by 20 % at most, as one of the horizon.
+
+        Raises:
+            ValueError: kl is NaN, which says nothing about the direction.
+        """
+        if math.isnan(kl):
+            raise ValueError("the mean KL is NaN, so its weight cannot be steered: a log-probability is broken")
         error = max(-0.2, min(0.2, kl / self.target - 1))
-        return weight * (1 + error * episodes / self.horizon)
+        return weight * (1 + error * min(1.0, episodes / self.horizon))

@@ -124,9 +124,15 @@ def kto_loss(
 def kto_point(mismatch: Tensor, *, beta: float) -> Tensor:
     """KTO's reference point: beta * mean log-ratio of mismatched responses, at least 0; scalar, detached.
 
+    Args:
+        mismatch: [M] nats per sequence, of responses to other prompts than their own.
+    Raises:
+        ValueError: beta is not above 0, or there is no mismatched response.
     Source: Ethayarajh et al. 2024, arXiv:2402.01306, section 4.1. Derived in docs/math.md#kto.
     """
     require_positive("beta", beta)
+    if not len(mismatch):
+        raise ValueError("the reference point needs at least one mismatched response")
     return (beta * mismatch.mean()).clamp(min=0).detach()
 
 

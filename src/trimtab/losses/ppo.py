@@ -64,9 +64,9 @@ def dual_clipped_policy_loss(
         ValueError: clip or dual_clip outside its range.
     Source: Ye et al. 2020, arXiv:1912.09729, dual-clip PPO. Derived in docs/math.md#dual-clip.
     """
+    single = policy_loss(logprobs, old_logprobs, advantages, clip=clip)
     if not dual_clip > 1 + clip:
         raise ValueError(f"dual_clip must be > 1 + clip = {1 + clip}, got {dual_clip}")
-    single = policy_loss(logprobs, old_logprobs, advantages, clip=clip)
     ceiling = torch.where(advantages < 0, -advantages * dual_clip, torch.inf)
     loss = torch.minimum(single.loss, ceiling)
     return PolicyLoss(loss, single.ratio, single.clipped | (single.loss > ceiling))
@@ -87,7 +87,7 @@ def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, *, clip: flo
     if not clip > 0:
         raise ValueError(f"clip must be > 0, got {clip}")
     plain = (values - returns).square()
-    near = old_values + (values - old_values).clamp(-clip, clip)
+    near = values.clamp(old_values - clip, old_values + clip)
     limited = (near - returns).square()
     return ValueLoss(0.5 * torch.maximum(plain, limited), limited > plain)
 
