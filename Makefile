@@ -7,7 +7,10 @@ INSTALLED := $(VENV)/.installed
 export TOKENIZERS_PARALLELISM := false
 test test-slow: export HF_HUB_OFFLINE := 1
 
-.PHONY: install demo test test-slow check format clean
+# Long measurements keep what they have done beside the checkout, and go on from there.
+OUT ?= ../trimtab-measured
+
+.PHONY: install demo test test-slow lab bench-trl check format clean
 
 install: $(INSTALLED)
 
@@ -24,6 +27,13 @@ test: install  ## at most 8 minutes on two cores
 
 test-slow: install  ## at most 40 minutes: the real SmolLM2 path
 	$(BIN)/pytest -q -m "slow and not gpu"
+
+lab: install  ## the trainers in worlds with a known optimum: about 90 minutes, resumable
+	$(BIN)/python benchmarks/lab.py --out $(OUT)/lab
+	$(BIN)/python benchmarks/lab.py --out $(OUT)/lab --pictures docs/results/lab
+
+bench-trl: install  ## step by step beside TRL, installed into environments of its own: about 90 minutes, resumable
+	$(BIN)/python benchmarks/trl/compare.py --out $(OUT)/trl
 
 check: install  ## format, lint, types, spelling
 	$(BIN)/ruff format --check .

@@ -3,7 +3,7 @@
 Every run is one line of OUT/lab.jsonl, written when it ends; what is there already is not run again. With
 --pictures the lines become docs/results/lab/*.png and a table on stdout.
 
-    python benchmarks/lab.py --out ../lab            # about 40 minutes on two cores
+    python benchmarks/lab.py --out ../lab            # about 90 minutes on two cores
     python benchmarks/lab.py --out ../lab --pictures docs/results/lab
 """
 
@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from trimtab.lab import exact
+from trimtab.lab.world import World
 from trimtab.lab.worlds import random_world
 from trimtab.model.device import Numerics
 from trimtab.pipeline.known_optimum import (
@@ -39,8 +40,10 @@ SEEDS = range(5)
 PAIRS = (300, 1_000, 3_000, 10_000, 30_000, 100_000)
 EPISODES = 199_680
 """390 updates of 512: fixed before the first run, and below 200,000."""
-WORLD = {"vocabulary": 3, "limit": 3, "seed": 0}
+WORLD = {"vocabulary": 3, "limit": 3}
 """15 responses to one prompt."""
+SAMPLED_WORLD = random_world(beta=0.7, seed=0, **WORLD)
+"""One world, so that seeds differ in what is drawn alone."""
 NUMERICS = Numerics(torch.device("cpu"), None)
 
 
@@ -64,28 +67,28 @@ class Arm:
 def arms() -> Iterator[Arm]:
     """Everything that is run, the quick ones first."""
     for beta in BETAS:
-        yield from _exact_arms(beta)
+        for seed in SEEDS[:3]:
+            yield from _exact_arms(beta, seed)
     for seed in SEEDS:
-        yield from _sampled_arms(0.7, seed)
+        yield from _sampled_arms(SAMPLED_WORLD, seed)
 
 
-def _exact_arms(beta: float) -> Iterator[Arm]:
-    world = random_world(beta=beta, **WORLD)
-    for seed in SEEDS[:3]:
-        given = {"steps": 400, "seed": seed}
-        yield Arm("dpo-exact", beta, seed, 400, partial(dpo_with_weights, world, NUMERICS, **given))
-        given = {"updates": 1500, "seed": seed}
-        yield Arm("ppo-exact", beta, seed, 1500, partial(ppo_with_weights, world, NUMERICS, **given))
+def _exact_arms(beta: float, seed: int) -> Iterator[Arm]:
+    """Exact weights leave nothing to draw: the seed chooses the world's rewards."""
+    world = random_world(beta=beta, seed=seed, **WORLD)
+    run = partial(dpo_with_weights, world, NUMERICS, steps=400, seed=seed)
+    yield Arm("dpo-exact", beta, seed, 400, run)
+    run = partial(ppo_with_weights, world, NUMERICS, updates=1500, seed=seed)
+    yield Arm("ppo-exact", beta, seed, 1500, run)
 
 
-def _sampled_arms(beta: float, seed: int) -> Iterator[Arm]:
-    world = random_world(beta=beta, **WORLD)
+def _sampled_arms(world: World, seed: int) -> Iterator[Arm]:
     for pairs in PAIRS:
         given = {"pairs": pairs, "steps": 400, "seed": seed}
-        yield Arm("dpo-sampled", beta, seed, pairs, partial(dpo_with_samples, world, NUMERICS, **given))
+        yield Arm("dpo-sampled", world.beta, seed, pairs, partial(dpo_with_samples, world, NUMERICS, **given))
     given = {"episodes": EPISODES, "seed": seed}
     for name, run in (("ppo-sampled", ppo_with_samples), ("ppo-defaults", ppo_as_shipped)):
-        yield Arm(name, beta, seed, EPISODES, partial(run, world, NUMERICS, **given))
+        yield Arm(name, world.beta, seed, EPISODES, partial(run, world, NUMERICS, **given))
 
 
 def run_all(out: Path) -> None:
@@ -103,9 +106,9 @@ def run_all(out: Path) -> None:
             "beta": arm.beta,
             "seed": arm.seed,
             "size": arm.size,
-            "range": approach.range,
-            "final": approach.final,
-            "gaps": thinned(approach.gaps),
+            "range": rounded(approach.range),
+            "final": rounded(approach.final),
+            "gaps": [(step, rounded(gap)) for step, gap in thinned(approach.gaps)],
             "seconds": round(time.perf_counter() - began, 1),
             "torch": torch.__version__,
             "python": platform.python_version(),
@@ -120,7 +123,12 @@ def run_all(out: Path) -> None:
         )
 
 
-def thinned(gaps: tuple[float, ...], count: int = 200) -> list[tuple[int, float]]:
+def rounded(value: float) -> float:
+    """Five digits: more would only make the file longer."""
+    return float(f"{value:.4e}")
+
+
+def thinned(gaps: tuple[float, ...], count: int = 100) -> list[tuple[int, float]]:
     """(step, gap) of about `count` steps, the first and the last among them."""
     stride = max(1, len(gaps) // count)
     steps = sorted({*range(0, len(gaps), stride), len(gaps) - 1})
@@ -134,11 +142,9 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def law(pairs: int) -> float:
     """The gap that theory expects DPO to be left with."""
-    world = random_world(beta=0.7, **WORLD)
-    reference = world.logprobs(reference_of(world, NUMERICS))
-    return exact.sampling_gap(
-        world.optimum(reference), world.pair_probabilities(reference), beta=world.beta, pairs=pairs
-    )
+    reference = SAMPLED_WORLD.logprobs(reference_of(SAMPLED_WORLD, NUMERICS))
+    goal, drawn = SAMPLED_WORLD.optimum(reference), SAMPLED_WORLD.pair_probabilities(reference)
+    return exact.sampling_gap(goal, drawn, beta=SAMPLED_WORLD.beta, pairs=pairs)
 
 
 def main() -> None:

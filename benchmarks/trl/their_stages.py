@@ -1,6 +1,6 @@
-"""The other side of trl_steps.py: TRL's own loss code on given token ids. Runs where TRL is installed.
+"""The other side of our_stages.py: TRL's own loss code on given token ids. Runs where TRL 1.16.0 is.
 
-    python trl_side.py WORK LOSS STEPS BETA
+    python their_stages.py WORK LOSS STEPS BETA
 
 reads WORK/pairs.json, WORK/policy, WORK/reference (or WORK/scorer) and writes WORK/theirs-LOSS.json: for each
 step the loss, the gradient norm before clipping, and the rewards that TRL reports. Nothing of trimtab is

@@ -1,22 +1,10 @@
-"""Step by step beside TRL: the same token ids in the same order with the same AdamW, in float32.
-
-    python benchmarks/trl_steps.py prepare --out ../trl --pairs ../shared/data/hh-harmless/train.jsonl.gz
-    python benchmarks/trl_steps.py ours    --out ../trl
-    python benchmarks/trl_steps.py theirs  --out ../trl --python ../trl/venv/bin/python   # trl==1.16.0
-    python benchmarks/trl_steps.py compare --out ../trl
-
-The policy is the reference with seeded noise on every weight, so that log-ratios differ from 0 and step 1 can
-fail. Each part skips what is there already.
-"""
+"""trimtab's side of compare.py for SFT, the reward model and the preference losses; what both sides read."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -32,6 +20,7 @@ from trimtab.train import dpo, loop, reward, sft
 from trimtab.train.settings import DPOSettings, OptimizerSettings, RewardSettings, SFTSettings
 
 MODEL = "smollm2-135m-instruct"
+BUNDLED = Path(__file__).parents[2] / "examples" / "hh-harmless" / "comparisons.jsonl.gz"
 STEPS, PAIRS_A_STEP = 20, 4
 NOISE = 0.02
 """Standard deviation of the noise, relative to each weight's own."""
@@ -52,17 +41,19 @@ FIRST = 2
 LOSSES = {**dict.fromkeys(FOLLOWED, STEPS), **{loss: FIRST for loss in BETAS if loss not in FOLLOWED}}
 
 
-def prepare(out: Path, pairs: Path) -> None:
-    """Models and token ids that both sides read."""
+def prepare(out: Path, pairs: Path | None) -> None:
+    """Models and token ids that both sides read, if they are not there yet."""
+    if (out / "pairs.json").exists():
+        return
     out.mkdir(parents=True, exist_ok=True)
     policy = load_policy(MODEL, NUMERICS, bytes_per_parameter=4)
     save_model(policy.model, policy.codec, out / "reference")
-    _add_noise(policy.model, seed=1)
+    add_noise(policy.model, seed=1)
     save_model(policy.model, policy.codec, out / "policy")
     generator = torch.Generator().manual_seed(2)
     scorer = new_scorer(str(out / "policy"), NUMERICS, generator, bytes_per_parameter=4)
     save_model(scorer.model, scorer.codec, out / "scorer")
-    examples = _examples(policy.codec, pairs)
+    examples = _examples(policy.codec, pairs or BUNDLED)
     plan = {
         "optimizer": {"lr": RATE, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0},
         "max_grad_norm": MAX_GRAD_NORM,
@@ -74,7 +65,8 @@ def prepare(out: Path, pairs: Path) -> None:
     (out / "pairs.json").write_text(json.dumps(plan))
 
 
-def _add_noise(model: torch.nn.Module, seed: int) -> None:
+def add_noise(model: torch.nn.Module, seed: int) -> None:
+    """Move every weight by seeded noise, in proportion to the spread of its own tensor."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in model.parameters():
@@ -101,8 +93,8 @@ def _as_example(row: dict[str, list[int]], stop_id: int, sides: tuple[str, ...])
     return Example(tuple(row["prompt_ids"]), tuple(Response(one, one[-1] == stop_id) for one in ids))
 
 
-def ours(out: Path) -> None:
-    """trimtab's own stages' steps over the batches, for every loss that is not there yet."""
+def run(out: Path) -> None:
+    """The stages' own steps over the batches, for every loss that is not there yet."""
     for loss in LOSSES:
         path = out / f"ours-{loss}.json"
         if not path.exists():
@@ -150,51 +142,3 @@ def _stepper(out: Path, loss: str) -> Callable[[list[Example]], dict[str, float]
         return {**learn(policy, batch, before, settings), **learner.step()}
 
     return step
-
-
-def theirs(out: Path, python: Path) -> None:
-    """TRL's steps, each loss in a process of its own."""
-    for loss in LOSSES:
-        if not (out / f"theirs-{loss}.json").exists():
-            how = (str(LOSSES[loss]), str(BETAS.get(loss, "none")))
-            subprocess.run([python, Path(__file__).with_name("trl_side.py"), out, loss, *how], check=True)
-
-
-def compare(out: Path) -> None:
-    """A table of relative differences, in Markdown."""
-    print("| loss | step-1 loss | difference | step-1 gradient norm, difference | largest of 20 losses |")
-    print("| --- | --- | --- | --- | --- |")
-    for loss in LOSSES:
-        paths = out / f"ours-{loss}.json", out / f"theirs-{loss}.json"
-        if not all(path.exists() for path in paths):
-            continue
-        mine, other = (json.loads(path.read_text()) for path in paths)
-        steps = [_apart(a["loss"], b["loss"]) for a, b in zip(mine, other, strict=True)]
-        norm = _apart(mine[0]["grad_norm"], other[0]["grad_norm"])
-        print(f"| {loss} | {mine[0]['loss']:.6f} | {steps[0]:.1e} | {norm:.1e} | {max(steps):.1e} |")
-
-
-def _apart(ours: float, theirs: float) -> float:
-    return abs(ours - theirs) / max(abs(theirs), 1e-12)
-
-
-def main() -> None:
-    """Parse and run one part."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("part", choices=("prepare", "ours", "theirs", "compare"))
-    parser.add_argument("--out", type=Path, required=True, help="folder for models, ids and results")
-    parser.add_argument("--pairs", type=Path, help="prepare: comparisons")
-    parser.add_argument("--python", type=Path, help="theirs: the interpreter of an environment with TRL")
-    arguments = parser.parse_args()
-    if arguments.part == "prepare":
-        prepare(arguments.out, arguments.pairs)
-    elif arguments.part == "theirs":
-        theirs(arguments.out, arguments.python)
-    else:
-        {"ours": ours, "compare": compare}[arguments.part](arguments.out)
-
-
-if __name__ == "__main__":
-    main()
