@@ -5,12 +5,12 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 export TOKENIZERS_PARALLELISM := false
-test test-slow: export HF_HUB_OFFLINE := 1
+test test-slow mutants: export HF_HUB_OFFLINE := 1
 
 # Long measurements keep what they have done beside the checkout, and go on from there.
 OUT ?= ../trimtab-measured
 
-.PHONY: install demo test test-slow lab bench-trl check format clean
+.PHONY: install demo test test-slow lab bench-trl mutants check format clean
 
 install: $(INSTALLED)
 
@@ -35,6 +35,11 @@ lab: install  ## the trainers in worlds with a known optimum: about 90 minutes, 
 bench-trl: install  ## step by step beside TRL, installed into environments of its own: about 90 minutes, resumable
 	$(BIN)/python benchmarks/trl/compare.py --out $(OUT)/trl
 
+mutants: export OMP_NUM_THREADS := 1
+mutants: install  ## how many small errors in the losses the tests notice: about an hour, resumable
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mutants]'
+	$(BIN)/python benchmarks/mutants.py
+
 check: install  ## format, lint, types, spelling
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -46,4 +51,4 @@ format: install
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist mutants .pytest_cache .mypy_cache .ruff_cache

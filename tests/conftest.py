@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 # A busy machine is slow for a moment; that is no defect of an example.
 hypothesis.settings.register_profile("trimtab", deadline=None)
 hypothesis.settings.load_profile("trimtab")
+# For make mutants: the same examples every time, and a failure is enough, the smallest is not sought.
+hypothesis.settings.register_profile(
+    "mutants",
+    parent=hypothesis.settings.get_profile("ci"),
+    phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
+)
 
 # Read when huggingface_hub is imported, which `tiny` below does.
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -72,11 +72,15 @@ def stages_table(out: Path) -> list[str]:
 
 
 def ppo_table(out: Path) -> list[str]:
-    """Differences of what PPO learns from, and relative ones of its losses and gradient norms."""
-    columns = ("policy_loss", "value_loss", "grad_norm", "value_grad_norm")
+    """The largest differences over all steps; relative for what is not centred on 0.
+
+    The first policy loss of an update is 0 by construction (ratios 1, advantages of mean 0), and its scale is
+    that of the advantages, 1: so its difference is absolute.
+    """
+    relative = ("value_loss", "grad_norm", "value_grad_norm")
     lines = [
-        "| rollouts | steps | advantages | scores | " + " | ".join(columns) + " |",
-        "| --- |" + " ---: |" * (len(columns) + 3),
+        "| rollouts | steps | advantages | scores | policy loss | value loss | policy norm | value norm |",
+        "| --- |" + " ---: |" * 7,
     ]
     for case in our_ppo.CASES:
         found = _both(out, case.name)
@@ -84,7 +88,8 @@ def ppo_table(out: Path) -> list[str]:
             continue
         ours, theirs = found
         steps = list(zip(ours["steps"], theirs["steps"], strict=True))
-        worst = [max(_apart(a[name], b[name]) for a, b in steps) for name in columns]
+        policy = max(abs(a["policy_loss"] - b["policy_loss"]) for a, b in steps)
+        worst = [policy, *(max(_apart(a[name], b[name]) for a, b in steps) for name in relative)]
         given = [_largest_gap(ours[name], theirs[name]) for name in ("advantages", "scores")]
         cells = " | ".join(f"{value:.1e}" for value in (*given, *worst))
         lines.append(f"| {case.name} | {len(steps)} | {cells} |")

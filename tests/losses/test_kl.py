@@ -375,7 +375,12 @@ def test_k2_and_k3_in_the_reward_warn_with_the_reason(name: str, message: str) -
     with pytest.warns(BiasedGradient, match=f"^{re.escape(message)}$") as caught:
         assert reward_estimator(name) is ESTIMATORS[name]
     assert len(caught) == 1
-    assert caught[0].filename == __file__  # the line that chose it, not the line that warns
+
+
+def test_the_warning_names_the_line_that_chose_the_estimator() -> None:
+    with pytest.warns(BiasedGradient) as caught:
+        reward_estimator("k2")
+    assert caught[0].filename == __file__  # not the line that warns
 
 
 def test_the_warning_can_be_silenced_as_a_user_warning() -> None:

@@ -144,6 +144,8 @@ class AdaptiveKL:
             ValueError: kl is NaN, which says nothing about the direction.
         """
         if math.isnan(kl):
-            raise ValueError("the mean KL is NaN, so its weight cannot be steered: a log-probability is broken")
+            raise ValueError(
+                "the mean KL is NaN, so its weight cannot be steered: a log-probability is broken"
+            )
         error = max(-0.2, min(0.2, kl / self.target - 1))
         return weight * (1 + error * min(1.0, episodes / self.horizon))
