@@ -15,12 +15,12 @@ SRC = Path(__file__).parents[1] / "src" / "trimtab"
 LAYERS = [
     "errors",
     "records config",
-    "statistics formats",
+    "statistics formats health",
     "losses data runs pages",
     "model",
     "rollout judges",
     "lab",
-    "train arena",
+    "train arena evaluation",
     "pipeline",
     "cli",
 ]
@@ -37,10 +37,13 @@ DOORS = {
     "ruamel": {"config.py"},
     "plotly": {"pages"},
     "jinja2": {"pages"},
+    "openai": {"judges/llm.py"},
+    "sentence_transformers": {"evaluation/encoder.py"},
+    "sacrebleu": {"evaluation/closeness.py"},
     "torch.distributed": set(),
 }
 
-NO_TORCH = ["errors.py", "records.py", "config.py", "statistics", "formats"]
+NO_TORCH = ["errors.py", "records.py", "config.py", "health.py", "statistics", "formats"]
 
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:
