@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 from scipy.special import expit, logit
 
-from trimtab.statistics.length_control import length_controlled
+from trimtab.statistics.length_control import fit_intervals
 from trimtab.statistics.ranking import Judged, rank
-from trimtab.statistics.rates import rate_interval
+from trimtab.statistics.rates import FEW_PROMPTS, extreme_side, rate_interval, score_interval
 
 PROMPTS = (200, 100, 50, 500)
 RATES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -90,13 +90,13 @@ def controlled_rate(cell: Cell, generator: np.random.Generator, simulation: int)
     left, right, scale = _lengths(cell.variant.split()[0], cell.prompts, generator)
     chances = expit(logit(cell.rate) + LENGTH_EFFECT * np.tanh((left - right) / scale))
     outcomes = (generator.random(cell.prompts) < chances).astype(np.float64)
-    found = length_controlled(outcomes, left, right, seed=simulation, rounds=ROUNDS[cell.what])
+    controlled, effect = fit_intervals(outcomes, left - right, seed=simulation, rounds=ROUNDS[cell.what])
     return {
-        "held": found.controlled.contains(cell.rate),
-        "raw rate's interval": found.raw.contains(cell.rate),
-        "phi": found.length_effect.contains(LENGTH_EFFECT),
-        "cautioned": bool(found.caution),
-        "width": found.controlled.high - found.controlled.low,
+        "held": controlled.contains(cell.rate),
+        "raw rate's interval": score_interval(outcomes).contains(cell.rate),
+        "phi": effect.contains(LENGTH_EFFECT),
+        "cautioned": cell.prompts < FEW_PROMPTS or bool(extreme_side(outcomes)),
+        "width": controlled.high - controlled.low,
     }
 
 

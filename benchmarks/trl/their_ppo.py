@@ -58,9 +58,8 @@ class Recorder:
             return logits, scores, lengths
 
         def before_step(*_: Any) -> None:
-            # In the order of the trainer: value loss (not yet halved), its clips, policy loss.
-            value_loss, _, policy_loss = self._means[:3]
-            self._means.clear()
+            # The last three, in the trainer's order: value loss (not yet halved), its clips, policy loss.
+            value_loss, _, policy_loss = self._means[-3:]
             norms = {"grad_norm": norm_of(policy), "value_grad_norm": norm_of(value)}
             self.steps.append({"policy_loss": policy_loss, "value_loss": 0.5 * value_loss, **norms})
             print(len(self.steps), self.steps[-1], flush=True)

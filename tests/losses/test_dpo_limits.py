@@ -252,6 +252,11 @@ def test_alpha_towards_1_is_dpo() -> None:
     assert off(1e-6).abs().max() < 2e-5
 
 
+def test_alpha_without_end_is_refused_by_its_name() -> None:
+    with pytest.raises(ValueError, match=r"^alpha must be a finite number, got -inf$"):
+        alpha_dpo_loss(**tensors("policy reference", ROWS), beta=0.7, alpha=-math.inf)
+
+
 @pytest.mark.parametrize("step", [1e-3, 1e-6, 1e-9])
 def test_alpha_next_to_1_is_dpo_in_float32_too(step: float) -> None:
     """u^(alpha - 1) is 1 but for the last digits there; they must not be all that is left."""

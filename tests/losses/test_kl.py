@@ -472,7 +472,7 @@ def test_a_controller_without_a_target_or_horizon_is_refused(options: dict[str, 
 
 
 def test_a_broken_divergence_does_not_move_the_weight() -> None:
-    with pytest.raises(ValueError, match="^the mean KL is NaN, so its weight cannot be steered"):
+    with pytest.raises(ValueError, match=r"^the mean KL is NaN, so its weight cannot be steered"):
         AdaptiveKL(target=1.0).updated(0.1, kl=math.nan, episodes=10)
 
 

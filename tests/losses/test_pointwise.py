@@ -314,7 +314,7 @@ def test_beta_of_the_reference_point_is_positive(beta: float) -> None:
 
 
 def test_the_reference_point_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="^the reference point needs at least one mismatched response$"):
+    with pytest.raises(ValueError, match=r"^the reference point needs at least one mismatched response$"):
         kto_point(leaf([]), beta=0.1)
 
 

@@ -258,7 +258,7 @@ def test_the_second_clip_is_beyond_the_first(dual_clip: float) -> None:
 
 def test_a_first_clip_out_of_range_is_named_first() -> None:
     one = torch.ones(1)
-    with pytest.raises(ValueError, match="^clip must be in \\(0, 1\\), got nan$"):
+    with pytest.raises(ValueError, match=r"^clip must be in \(0, 1\), got nan$"):
         dual_clipped_policy_loss(one, one, one, clip=NAN, dual_clip=3.0)
 
 
