@@ -27,6 +27,17 @@ class Healthy:
         if not self.low < self.high:
             raise ValueError(f"{self.stage}/{self.metric}: the range {self.low} to {self.high} is empty")
 
+    @property
+    def text(self) -> str:
+        """`usually 0.0 to 0.3`, `usually below 0.69`."""
+        if self.low == -inf:
+            return f"usually below {self.high:.2g}"
+        return (
+            f"usually above {self.low:.2g}"
+            if self.high == inf
+            else f"usually {self.low:.2g} to {self.high:.2g}"
+        )
+
     def contains(self, value: float) -> bool:
         """Whether the value is nothing to look at, the ends included."""
         return self.low <= value <= self.high

@@ -6,11 +6,26 @@ import math
 
 import pytest
 
-from trimtab.arena.cost import StageCost
-from trimtab.arena.findings import Answer, Curve, Fact, Findings, PolicyResult, Sample, curve
+from trimtab.arena.cost import HumanWork, StageCost
+from trimtab.arena.findings import (
+    Answer,
+    Curve,
+    Fact,
+    Findings,
+    PolicyResult,
+    RewardCard,
+    Sample,
+    curve,
+)
 from trimtab.arena.winrate import JudgeQuality, Match
+from trimtab.judges.quality import PairQuality
 from trimtab.records import Message
+from trimtab.statistics.calibration import calibration, from_margins
 from trimtab.statistics.intervals import Interval, wilson
+from trimtab.statistics.length_control import LengthControlled
+from trimtab.statistics.paired import sign_test
+from trimtab.statistics.ranking import Ranking
+from trimtab.statistics.rates import RateInterval
 
 
 def interval(estimate: float, half: float, n: int = 200) -> Interval:
@@ -22,19 +37,53 @@ def policy(name: str, judge: float, proxy: float, kl: float, tokens: float, stop
         name=name,
         method=name.lower(),
         prompts=200,
+        run=f"runs/test-{name.lower()}",
+        seed=3,
         judge_reward=interval(judge, 0.083),
         proxy_reward=interval(proxy, 0.071),
         kl=interval(kl, 0.214 if kl else 0.0),
         response_tokens=interval(tokens, 2.9),
         stopped=wilson(stopped, 200),
+        repetition=interval(0.041, 0.012),
+        distinct=0.62,
     )
 
 
 def match(left: str, right: str, wins: int, ties: int, losses: int) -> Match:
     n = wins + ties + losses
-    rate = (wins + ties / 2) / n
+    rate = interval((wins + ties / 2) / n, 0.068, n)
+    test = sign_test(wins, losses, ties)
+    controlled = LengthControlled(
+        raw=rate,
+        controlled=interval(rate.estimate - 0.02, 0.07, n),
+        length_effect=interval(0.3, 0.2, n),
+        mean_left=212.0,
+        mean_right=190.0,
+        caution="",
+    )
     return Match(
-        left=left, right=right, win_rate=interval(rate, 0.068, n), wins=wins, ties=ties, losses=losses
+        left=left,
+        right=right,
+        rate=RateInterval(bootstrap=rate, score=rate, caution=""),
+        controlled=controlled,
+        test=test,
+        p_adjusted=min(1.0, 3 * test.p_value),
+        unjudged=0,
+    )
+
+
+def card(role: str) -> RewardCard:
+    margins = [math.sin(index) + 0.3 for index in range(250)]
+    return RewardCard(
+        name=f"runs/test-{role}",
+        role=role,
+        quality=PairQuality(
+            accuracy=wilson(148, 250),
+            ties=1,
+            longer_chosen=wilson(70, 106),
+            shorter_chosen=wilson(78, 144),
+            calibration=calibration(from_margins(margins), seed=0, rounds=200),
+        ),
     )
 
 
@@ -62,7 +111,7 @@ def sample(index: int) -> Sample:
         )
         for place, (name, text) in enumerate(texts.items())
     )
-    return Sample(prompt=prompt, answers=answers)
+    return Sample(prompt=prompt, answers=answers, preferred=("DPO", "PPO", "tie")[index % 3], gap=1.5 - index)
 
 
 def curves() -> tuple[Curve, ...]:
@@ -122,7 +171,15 @@ def findings() -> Findings:
         ),
         judge=JudgeQuality(name="runs/test-judge", accuracy=wilson(148, 250), shorter_wins=wilson(144, 250)),
         samples=tuple(sample(index) for index in range(3)),
+        ranking=Ranking(
+            names=("SFT", "PPO", "DPO"),
+            strengths=(interval(-0.22, 0.1), interval(0.0, 0.1), interval(0.22, 0.1)),
+            ranks=(3, 1, 1),
+            caution="",
+        ),
+        cards=(card("judge"), card("proxy")),
         costs=costs(),
+        human=HumanWork(training_pairs=1700, judge_pairs=850, held_out_pairs=250),
         curves=curves(),
         facts=(
             Fact(group="Data", name="training pairs", value="1,700, sha256 1f0e" + "ab" * 30),

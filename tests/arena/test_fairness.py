@@ -71,7 +71,7 @@ def test_held_out_prompts_that_someone_saw(honest: dict[str, Any], tmp_path: Pat
 
 def test_a_judge_trained_on_a_contestants_prompts(honest: dict[str, Any], tmp_path: Path) -> None:
     shared = run_on(tmp_path / "shared", pairs(tmp_path / "shared.jsonl", "two", "nine"))
-    with pytest.raises(DataError, match="the judge and"):
+    with pytest.raises(DataError, match=r"the judge \S+ and"):
         check({**honest, "judge": shared})
 
 

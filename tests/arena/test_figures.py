@@ -5,14 +5,21 @@ import dataclasses
 import plotly.graph_objects as go
 import pytest
 
-from trimtab.arena.figures import curve_pictures, frontier_picture, judge_picture, match_picture
+from trimtab.arena.figures import (
+    calibration_picture,
+    curve_pictures,
+    frontier_picture,
+    judge_picture,
+    match_picture,
+)
 from trimtab.arena.findings import Curve
 
 
 def all_pictures(findings):
     curves = [picture for _, group in curve_pictures(findings.curves) for picture in group]
     frontiers = [frontier_picture(findings, reward) for reward in ("judge", "proxy")]
-    return [match_picture(findings.matches), judge_picture(findings.judge), *frontiers, *curves]
+    cards = [calibration_picture(card, f"calibration-{index}") for index, card in enumerate(findings.cards)]
+    return [match_picture(findings.matches), judge_picture(findings.judge), *frontiers, *cards, *curves]
 
 
 def test_plotly_accepts_every_figure(findings):
@@ -20,7 +27,7 @@ def test_plotly_accepts_every_figure(findings):
     for picture in pictures:
         go.Figure(picture.figure)  # raises ValueError for a name or value that plotly does not know
         assert picture.label and picture.title
-    assert len({picture.key for picture in pictures}) == len(pictures) == 12
+    assert len({picture.key for picture in pictures}) == len(pictures) == 14
 
 
 @pytest.mark.parametrize(
@@ -61,6 +68,38 @@ def test_curves_are_grouped_and_keep_their_gaps(findings):
     entropy = groups["ppo"][2].figure["data"][0]
     assert entropy["y"][3] is None and entropy["y"][4] == 2.0
     assert "1 steps without a finite value" in groups["ppo"][2].label
+
+
+def test_a_mark_says_where_it_comes_from(findings):
+    text = frontier_picture(findings, "judge").figure["data"][1]["text"][0]
+    assert text.split("<br>") == [
+        "PPO",
+        "reward 0.29 [0.20, 0.37]",
+        "KL 6.42 [6.20, 6.63] nats",
+        "run runs/test-ppo, last checkpoint, seed 3",
+    ]
+
+
+def test_the_usual_range_lies_behind_the_curve_as_far_as_it_reaches():
+    def band(stage, metric, *values):
+        points = tuple(enumerate(values))
+        ((_, (picture,)),) = curve_pictures([Curve(stage=stage, metric=metric, points=points)])
+        shapes = picture.figure["layout"]["shapes"]
+        return [(shape["y0"], shape["y1"]) for shape in shapes], picture.note
+
+    ((low, high),), note = band("ppo", "kl", 0.0, 10.0, 20.0)
+    assert (low, high) == (-0.5, 15.0) and note == "usually -0.5 to 15"
+    ((low, high),), note = band("dpo", "margin", 1.0, 3.0)
+    assert (low, high) == pytest.approx((0.9, 3.1)) and note == "usually above 0"
+    assert band("dpo", "margin", -3.0, -1.0) == ([], "usually above 0")
+    assert band("sft", "loss", 1.0, 2.0) == ([], "")
+
+
+def test_calibration_stands_where_the_numbers_say(findings):
+    (data,) = calibration_picture(findings.cards[0], "c").figure["data"]
+    bins = findings.cards[0].quality.calibration.bins
+    assert data["x"] == [100 * one.mean_probability for one in bins]
+    assert data["y"] == [100 * one.happened.estimate for one in bins]
 
 
 def test_a_curve_without_a_point_is_not_drawn():

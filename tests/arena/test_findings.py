@@ -11,12 +11,11 @@ from trimtab.arena.findings import (
     Sample,
     curve,
     from_json,
-    limits,
-    match_rows,
     read_findings,
-    summary_rows,
     to_json,
 )
+from trimtab.arena.sentences import limits, meaning
+from trimtab.arena.tables import match_rows, matrix_rows, p_value, ranking_rows, summary_rows
 from trimtab.arena.winrate import JudgeQuality
 from trimtab.errors import DataError
 from trimtab.statistics.intervals import wilson
@@ -75,13 +74,58 @@ def test_summary_rows(findings):
         "KL, nats": "6.42 [6.20, 6.63]",
         "tokens": "58.3 [55.4, 61.2]",
         "stopped": "46.0\u00a0% [39.2, 52.9]",
+        "repetition": "4.1\u00a0% [2.9, 5.3]",
+        "distinct-2": "0.62",
     }
 
 
 def test_match_rows(findings):
     _, first, second, _ = match_rows(findings)
-    assert first == ("DPO", "PPO", "59.5\u00a0% [52.7, 66.3]", "117", "4", "79", "DPO preferred")
-    assert second[-1] == "no difference found"
+    rates = ("59.5\u00a0% [52.7, 66.3]", "57.5\u00a0% [50.5, 64.5]")
+    assert first == ("DPO", "PPO", *rates, "117", "4", "79", "0.024", "DPO preferred")
+    assert second[-1] == "no clear winner"
+    bare = dataclasses.replace(findings.matches[0], controlled=None)
+    assert match_rows(dataclasses.replace(findings, matches=(bare,)))[1][3] == ""
+
+
+def test_a_matrix_holds_every_rate_from_both_sides(findings):
+    head, sft, ppo, dpo = matrix_rows(findings)
+    assert head == ("preferred to", "SFT", "PPO", "DPO")
+    assert ppo == ("PPO", "53.0\u00a0% [46.2, 59.8]", "", "40.5\u00a0% [33.7, 47.3]")
+    assert sft[1] == "" and sft[2] == "47.0\u00a0% [40.2, 53.8]" and dpo[2] == "59.5\u00a0% [52.7, 66.3]"
+
+
+def test_the_strongest_stands_first(findings):
+    assert [row[:2] for row in ranking_rows(findings.ranking)[1:]] == [
+        ("DPO", "1"),
+        ("PPO", "1"),
+        ("SFT", "3"),
+    ]
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.0, "< 0.001"), (0.0012, "0.001"), (1.0, "1.000")])
+def test_p_values_are_short(value, text):
+    assert p_value(value) == text
+
+
+def test_the_meaning_says_what_the_headline_is_worth(findings):
+    said = meaning(findings)
+    assert said[0] == "Of 100 more prompts of this kind, this judge would prefer DPO on about 60."
+    assert "needs about 385 decisive judgments; here there are 196" in said[1]
+    assert "at equal length DPO would be preferred on 57.5" in said[2]
+    undecided = dataclasses.replace(findings, matches=findings.matches[1:])
+    assert meaning(undecided)[0].startswith("The interval holds 50 %")
+    coin = JudgeQuality(name="coin", accuracy=wilson(125, 250), shorter_wins=wilson(144, 250))
+    assert meaning(dataclasses.replace(findings, judge=coin))[0].startswith("Until the judge agrees")
+
+
+def test_the_headline_says_what_it_cost(findings):
+    # DPO: 1,204 + 181 + 1,322 s, PPO: 1,204 + 1,490 + 3,605 s.
+    assert findings.headline.endswith(", at 43\u00a0% of PPO's training time.")
+    assert findings.cost_phrase("PPO", "DPO") == "at 2.3 times DPO's training time"
+    assert findings.cost_phrase("SFT", "SFT") == ""
+    free = dataclasses.replace(findings, costs=())
+    assert free.headline.endswith("interval 53 to 66\u00a0%).")
 
 
 def test_rows_name_no_winner_when_the_judge_cannot_tell(findings):
@@ -94,6 +138,9 @@ def test_limits_count_what_there_is(findings):
     said = " ".join(limits(findings))
     assert "One training run of each method" in said and "3 win rates" in said
     assert limits(findings)[-1] == findings.caveats[-1]
+    assert "adjusted for their number (Holm)" in said and "no verdict" not in said
+    silent = dataclasses.replace(findings.matches[0], unjudged=7)
+    assert "On 7 pairs of answers" in " ".join(limits(dataclasses.replace(findings, matches=(silent,))))
     other = dataclasses.replace(findings, seeds=3, matches=findings.matches[:1])
     assert "3 training runs" in " ".join(limits(other)) and "win rates" not in " ".join(limits(other))
 

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from tiny import tiny_llama, tiny_tokenizer
 from trimtab import formats
 from trimtab.arena.compare import read_held_out
+from trimtab.arena.jury import load_jury
 from trimtab.arena.matches import judge_comparisons, play_matches, tally
 from trimtab.arena.play import divergence, seeds
 from trimtab.arena.settings import CompareSettings
@@ -111,7 +112,7 @@ def test_the_judge_prefers_the_higher_reward(model_folder: Path, tmp_path: Path)
         formats.Row(Comparison(prompt="say", a=a, b=b, source_a="l", source_b="r"), "m.jsonl", line)
         for line, (a, b) in enumerate(texts, start=1)
     ]
-    judged, left_out = judge_comparisons(rows, str(tmp_path / "judge"), device="cpu")
+    judged, left_out = judge_comparisons(rows, load_jury((str(tmp_path / "judge"),), CPU))
 
     def reward(text: str) -> float:
         """By transformers' own classifier, whose score is read at the last token."""

@@ -2,27 +2,32 @@
 
 import math
 
-import numpy as np
 import pytest
 
 from trimtab.arena.winrate import (
     JudgeQuality,
+    Judgments,
     Match,
-    ScoredAnswers,
+    agreement,
     headline,
-    judge_accuracy,
     match_up,
-    prompt_outcomes,
+    ranking,
     shorter_wins,
     verdict,
-    win_rate,
 )
+from trimtab.records import Comparison, Verdict
 from trimtab.statistics.intervals import Interval, wilson
+from trimtab.statistics.paired import SignTest, sign_test
+from trimtab.statistics.rates import RateInterval
 
 
-def answers(policy, scores, texts=None):
-    texts = texts or [f"{policy} answer {index}" for index in range(len(scores))]
-    return ScoredAnswers(policy=policy, texts=texts, scores=scores)
+def judged(preferred, left="dpo", right="ppo", lengths=None):
+    """One prompt a letter: a, b, t(ie), x both bad, - no verdict; answers as long as `lengths` says."""
+    names = {"a": "a", "b": "b", "t": "tie", "x": "both_bad"}
+    lengths = lengths or [(3, 3)] * len(preferred)
+    comparisons = [Comparison(prompt=f"p{i}", a="u" * m, b="v" * n) for i, (m, n) in enumerate(lengths)]
+    verdicts = [Verdict(preferred=names[one]) if one in names else None for one in preferred]
+    return Judgments(left, right, comparisons, verdicts)
 
 
 def judge(right, n=250, rule=144):
@@ -32,54 +37,70 @@ def judge(right, n=250, rule=144):
 def match(estimate, low, high, n=200):
     wins = round(estimate * n)
     rate = Interval(estimate, low, high, 0.95, n)
-    return Match(left="dpo", right="ppo", win_rate=rate, wins=wins, ties=0, losses=n - wins)
+    return Match(
+        left="dpo",
+        right="ppo",
+        rate=RateInterval(bootstrap=rate, score=rate, caution=""),
+        controlled=None,
+        test=sign_test(wins, n - wins),
+        p_adjusted=0.5,
+        unjudged=0,
+    )
 
 
 GOOD_JUDGE, COIN = judge(175), judge(130)
 
 
-def test_outcomes_by_hand():
-    left = answers("a", [1.0, 2.0, 0.5, 0.7, -math.inf], ["x", "y", "z", "same", "v"])
-    right = answers("b", [0.0, 3.0, 0.5, 0.2, -math.inf], ["p", "q", "r", "same", "w"])
-    assert prompt_outcomes(left, right).tolist() == [1.0, 0.0, 0.5, 0.5, 0.5]
-
-
 def test_a_match_counts_and_swaps():
-    left = answers("dpo", [1, 1, 1, 0, 0.5])
-    right = answers("ppo", [0, 0, 0, 1, 0.5])
-    forth, back = match_up(left, right, seed=0), match_up(right, left, seed=0)
-    assert (forth.wins, forth.ties, forth.losses) == (3, 1, 1)
-    assert forth.win_rate.estimate == pytest.approx(0.7)
-    assert (back.wins, back.ties, back.losses) == (1, 1, 3)
-    assert back.win_rate.estimate == pytest.approx(0.3)
+    (forth,) = match_up([judged("aaabtx-")], seed=0)
+    (back,) = match_up([judged("bbbatx-", "ppo", "dpo")], seed=0)
+    assert (forth.wins, forth.ties, forth.losses, forth.unjudged) == (3, 2, 1, 1)
+    assert forth.win_rate.estimate == pytest.approx(4 / 6) and forth.win_rate.n == 6
+    assert (back.wins, back.losses) == (1, 3)
+    assert back.win_rate.estimate == pytest.approx(2 / 6)
+    assert forth.rate_of("ppo").estimate == pytest.approx(back.win_rate.estimate)
+    assert forth.rate_of("ppo").low == pytest.approx(1 - forth.win_rate.high)
 
 
-@pytest.mark.parametrize("broken", [[math.nan, 1.0], [1.0], [1.0, 2.0, 3.0], []])
-def test_scores_that_do_not_fit_are_refused(broken):
-    with pytest.raises(ValueError):
-        match_up(answers("a", broken, ["x"] * len(broken)), answers("b", [0.0, 0.0]), seed=0)
+def test_nothing_judged_is_no_match():
+    with pytest.raises(ValueError, match="no prompt of dpo against ppo was judged"):
+        match_up([judged("---")], seed=0)
 
 
-def test_missing_texts_are_refused():
-    with pytest.raises(ValueError):
-        prompt_outcomes(answers("a", [1.0, 2.0], ["x"]), answers("b", [0.0, 0.0]))
+def test_p_values_are_raised_for_the_number_of_matches():
+    many = [judged("a" * 14 + "b" * 2), judged("a" * 9 + "b" * 7), judged("a" * 16)]
+    found = match_up(many, seed=0)
+    exact = [sum(math.comb(16, k) for k in range(b + 1)) * 2 / 2**16 for b in (2, 7, 0)]
+    assert [one.test.p_value for one in found] == pytest.approx(exact)
+    # Holm: the smallest times 3, the next times 2, the largest as it is.
+    assert [one.p_adjusted for one in found] == pytest.approx([2 * exact[0], exact[1], 3 * exact[2]])
 
 
-def test_plain_wins_and_losses_get_wilson():
-    assert win_rate(np.array([1.0] * 20), seed=0) == wilson(20, 20)
+def test_equal_length_takes_away_what_length_gave():
+    """Left is preferred exactly where it is longer, and is longer on most prompts."""
+    lengths = [(9, 3)] * 60 + [(3, 9)] * 40
+    (found,) = match_up([judged("a" * 55 + "b" * 5 + "b" * 36 + "a" * 4, lengths=lengths)], seed=0)
+    assert found.win_rate.estimate == pytest.approx(0.59)
+    assert found.controlled.controlled.contains(0.5) and found.controlled.controlled.estimate < 0.55
+    assert (found.controlled.mean_left, found.controlled.mean_right) == pytest.approx((6.6, 5.4))
 
 
-def test_ties_and_several_samples_get_the_bootstrap():
-    for outcomes in ([1.0, 0.5, 0.0, 1.0], [0.25, 0.75, 1.0, 1.0]):
-        interval = win_rate(np.array(outcomes), seed=0)
-        assert "bootstrap" in interval.method
-        assert interval.estimate == pytest.approx(sum(outcomes) / 4)
+def test_one_prompt_has_no_controlled_rate():
+    (found,) = match_up([judged("a")], seed=0)
+    assert found.controlled is None and found.win_rate == wilson(1, 1)
 
 
-@pytest.mark.parametrize("outcomes", [[], [1.5, 0.0], [math.nan, 1.0]])
-def test_outcomes_outside_their_range_are_refused(outcomes):
-    with pytest.raises(ValueError):
-        win_rate(np.array(outcomes), seed=0)
+def test_a_ranking_is_of_three_and_more():
+    two = [judged("aab")]
+    assert ranking(["dpo", "ppo"], two, seed=0) is None
+    three = [
+        judged("a" * 30 + "b" * 10 + "-"),
+        judged("a" * 35 + "b" * 5 + "t", right="sft"),
+        judged("a" * 25 + "b" * 15 + "x", "ppo", "sft"),
+    ]
+    found = ranking(["sft", "ppo", "dpo"], three, seed=0)
+    sft, ppo, dpo = (one.estimate for one in found.strengths)
+    assert dpo > ppo > sft and sft + ppo + dpo == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -95,18 +116,23 @@ def test_outcomes_outside_their_range_are_refused(outcomes):
 def test_a_winner_needs_an_interval_clear_of_half(rate, winner):
     result = match(*rate)
     assert result.winner == winner
-    begin = {"dpo": "dpo beats ppo", "ppo": "ppo beats dpo", None: "No difference found between dpo and ppo"}[
-        winner
-    ]
-    assert result.sentence.startswith(begin)
-    assert headline(result, GOOD_JUDGE) == result.sentence
-    assert verdict(result, GOOD_JUDGE) == (f"{winner} preferred" if winner else "no difference found")
+    begin = {"dpo": "dpo beats ppo: it was", "ppo": "ppo beats dpo: it was", None: "No clear winner between "}
+    assert headline(result, GOOD_JUDGE).startswith(begin[winner])
+    assert verdict(result, GOOD_JUDGE) == (f"{winner} preferred" if winner else "no clear winner")
 
 
-def test_the_sentence_holds_the_numbers():
+def test_the_headline_holds_the_numbers_of_who_is_ahead():
+    rate = "of 200 prompts (95\u00a0% interval"
+    said = headline(match(0.6, 0.51, 0.7), GOOD_JUDGE)
+    assert said == f"dpo beats ppo: it was preferred on 60\u00a0% {rate} 51 to 70\u00a0%)."
+    said = headline(match(0.4, 0.3, 0.49), GOOD_JUDGE, "at a third of the cost")
     assert (
-        "dpo was preferred on 60.0\u00a0% of 200 prompts (95\u00a0% interval 51.0 to 70.0\u00a0%)"
-        in match(0.6, 0.51, 0.7).sentence
+        said
+        == f"ppo beats dpo: it was preferred on 60\u00a0% {rate} 51 to 70\u00a0%), at a third of the cost."
+    )
+    said = headline(match(0.46, 0.4, 0.52), GOOD_JUDGE)
+    assert said.startswith(
+        f"No clear winner between ppo and dpo: ppo was preferred on 54\u00a0% {rate} 48 to 60"
     )
 
 
@@ -129,19 +155,25 @@ def test_a_judge_worse_than_a_coin_cannot_tell():
     assert not judge(50).can_tell
 
 
-def test_accuracy_is_strict():
-    interval = judge_accuracy([1.0, 2.0, 0.0, 5.0], [0.0, 2.0, 1.0, 4.0])
-    assert interval == wilson(2, 4)
+def test_a_judges_tie_is_wrong():
+    given = [Verdict(preferred=one) for one in ("a", "tie", "b", "both_bad", "b")]
+    people = [Verdict(preferred=one) for one in ("a", "a", "a", "b", "b")]
+    assert agreement(given, people) == wilson(2, 5)
+
+
+def test_people_must_have_named_a_winner():
+    with pytest.raises(ValueError, match="no winner"):
+        agreement([Verdict(preferred="a")], [Verdict(preferred="tie")])
 
 
 def test_shorter_is_strict():
     assert shorter_wins([1, 5, 3, 2, 9], [2, 5, 1, 3, 8]) == wilson(2, 5)
 
 
-@pytest.mark.parametrize("sides", [([math.nan], [1.0]), ([1.0], [1.0, 2.0]), ([], [])])
+@pytest.mark.parametrize("sides", [([1], [1, 2]), ([], [])])
 def test_pairs_that_do_not_fit_are_refused(sides):
     with pytest.raises(ValueError):
-        judge_accuracy(*sides)
+        shorter_wins(*sides)
 
 
 def test_the_judge_is_shown_beside_the_rule():
@@ -157,5 +189,7 @@ def test_judge_and_rule_need_the_same_pairs():
 
 
 def test_counts_that_do_not_add_up_are_refused():
+    test = SignTest(p_value=1.0, wins=5, losses=4, ties=0)
+    rate = RateInterval(bootstrap=None, score=wilson(5, 10), caution="")
     with pytest.raises(ValueError, match="prompts"):
-        Match(left="a", right="b", win_rate=wilson(5, 10), wins=5, ties=0, losses=4)
+        Match(left="a", right="b", rate=rate, controlled=None, test=test, p_adjusted=1.0, unjudged=0)

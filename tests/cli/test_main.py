@@ -50,7 +50,7 @@ def test_the_commands_are_those_that_the_docs_speak_of() -> None:
     names = {" ".join(path) for path, command in COMMANDS if not hasattr(command, "commands")}
     assert names == {
         "run", "demo", "sft", "reward", "dpo", "ppo", "compare", "generate", "play", "judge", "doctor",
-        "verify",
+        "verify", "eval demonstrations", "eval reward",
         "data check", "data stats", "data preview", "models get", "models list", "runs list", "runs show",
     }  # fmt: skip
 

@@ -148,7 +148,7 @@ def test_a_prompt_alone_may_have_fields_of_its_own():
 def test_every_documented_example_is_read():
     blocks = re.findall(r"```json\n(.*?)```", DOCS.read_text(), re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
-    assert len(lines) == 12
+    assert len(lines) == 14
     for line in lines:
         read_row(json.loads(line), all_shapes("chat"))
 

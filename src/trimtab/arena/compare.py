@@ -1,32 +1,33 @@
 """The comparison: policies answer, a judge that none of them learned from decides, a report says so.
 
-Play every policy, test the judge on people's own verdicts, score the answers, count wins, add up
-costs, write report.html and report.json.
+Play every policy, test the judge on people's own verdicts, let it judge every pair of answers, count wins,
+add up costs, write the report.
 """
 
 from __future__ import annotations
 
 import gc
-import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from trimtab import formats
+from trimtab.arena.cost import HumanWork
 from trimtab.arena.fairness import require_independence
 from trimtab.arena.findings import Answer, Curve, Fact, Findings, PolicyResult, Sample, curve
+from trimtab.arena.judging import examine, gaps, judge_matches, scores_of
+from trimtab.arena.jury import load_jury
 from trimtab.arena.ledger import stage_costs
 from trimtab.arena.play import Played, divergence, seeds
 from trimtab.arena.report import write_report
 from trimtab.arena.settings import CompareSettings
-from trimtab.arena.winrate import JudgeQuality, ScoredAnswers, judge_accuracy, match_up, shorter_wins
-from trimtab.data.tokens import Codec, Encoded, Example, Limits, encode_comparisons, encode_prompts
+from trimtab.arena.texts import distinct, repetition
+from trimtab.arena.winrate import Judgments, match_up, ranking
+from trimtab.data.tokens import Codec, Example, Limits, encode_prompts
 from trimtab.errors import DataError, ModelError
-from trimtab.judges import reward_model
-from trimtab.model.device import Numerics, choose
+from trimtab.model.device import choose
 from trimtab.model.policy import Policy, load_policy
-from trimtab.model.scalar import Scorer, load_scorer
 from trimtab.records import Comparison as Pair
 from trimtab.records import Prompt
 from trimtab.rollout.answers import answer
@@ -50,12 +51,8 @@ class HeldOut:
     """The reference's: all policies that share it are given the same ids."""
 
 
-@dataclass(frozen=True)
-class Scores:
-    """What the judge and PPO's own reward model gave each answer of each policy."""
-
-    judge: dict[str, list[float]]
-    proxy: dict[str, list[float]] | None
+Scores = dict[str, list[float | None]]
+"""Each policy's scores by one judge, one a prompt; None where it gives none."""
 
 
 def compare(settings: CompareSettings, run: Run) -> Findings:
@@ -78,25 +75,36 @@ def compare(settings: CompareSettings, run: Run) -> Findings:
     del reference
     gc.collect()
 
-    judge_scores, quality = score_by_judge(played, held_out, numerics, settings, limits, run)
-    proxy_scores = score_by_proxy(played, held_out, numerics, settings, limits)
-    scores = Scores(judge_scores, proxy_scores)
-    run.sample(0, _answer_rows(played, scores))
+    jury = load_jury(settings.judges, numerics)
+    quality, card = examine(jury, held_out.pairs, run, seed=settings.seed, role="judge")
+    progress.say(f"  {quality.sentence}")
+    scores = scores_of(jury, played, held_out.prompts)
+    judged = judge_matches(jury, played, held_out.prompts, run)
+    notes = jury.notes()
+    del jury
+    gc.collect()
+
+    proxy_scores, proxy_card = None, None
+    if settings.proxy is not None:
+        proxy = load_jury((settings.proxy,), numerics)
+        _, proxy_card = examine(proxy, held_out.pairs, run, seed=settings.seed, role="proxy")
+        proxy_scores = scores_of(proxy, played, held_out.prompts)
     result = Findings(
         title=settings.title,
-        policies=tuple(policy_result(one, scores, settings) for one in played),
-        matches=tuple(
-            match_up(_scored(left, scores), _scored(right, scores), seed=settings.seed)
-            for left, right in itertools.combinations(played, 2)
-        ),
+        policies=tuple(policy_result(one, scores, proxy_scores, settings) for one in played),
+        matches=match_up(judged, seed=settings.seed),
         judge=quality,
-        samples=tuple(_samples(played, scores, held_out.prompts[: settings.shown])),
+        samples=tuple(samples(played, scores, proxy_scores, judged[0], held_out.prompts))[: settings.shown],
+        ranking=ranking([one.policy for one in played], judged, seed=settings.seed),
+        cards=tuple(one for one in (card, proxy_card) if one is not None),
         costs=costs,
+        human=_human_work(settings, len(held_out.pairs)),
         curves=tuple(_curves(settings.costs)),
         facts=tuple(_facts(settings, run)),
-        caveats=unchecked,
+        caveats=(*unchecked, *notes),
     )
-    write_report(run.folder / "report.html", result)
+    run.sample(0, _answer_rows(played, scores, proxy_scores))
+    write_report(run.folder / "report.html", result, judged)
     run.finish()
     return result
 
@@ -138,80 +146,40 @@ def play(name: str, source: str, reference: Policy, held_out: HeldOut, settings:
     return Played(name, rollouts, texts, kl)
 
 
-def score_by_judge(
-    played: Sequence[Played],
-    held_out: HeldOut,
-    numerics: Numerics,
-    settings: CompareSettings,
-    limits: Limits,
-    run: Run,
-) -> tuple[dict[str, list[float]], JudgeQuality]:
-    """Scores of every answer, and how well the judge ranks the held-out pairs as people did."""
-    judge = load_scorer(settings.judge, numerics, bytes_per_parameter=FROZEN_BYTES)
-    encoded = encode_comparisons(judge.codec, held_out.pairs, limits)
-    run.leave_out(encoded.left_out)
-    pairs = reward_model.score(
-        judge, encoded.examples, row_tokens=settings.row_tokens, name="judge: held-out pairs"
-    )
-    lengths = _reply_lengths(held_out, encoded)
-    quality = JudgeQuality(
-        name=Path(settings.judge).name,
-        accuracy=judge_accuracy([pair[0] for pair in pairs], [pair[1] for pair in pairs]),
-        shorter_wins=shorter_wins([pair[0] for pair in lengths], [pair[1] for pair in lengths]),
-    )
-    progress.say(f"  {quality.sentence}")
-    scores = {one.policy: _score(judge, one, held_out, settings, limits, "judge") for one in played}
-    return scores, quality
-
-
-def score_by_proxy(
-    played: Sequence[Played],
-    held_out: HeldOut,
-    numerics: Numerics,
-    settings: CompareSettings,
-    limits: Limits,
-) -> dict[str, list[float]] | None:
-    """Scores by PPO's own reward model, where there is one."""
-    if settings.proxy is None:
-        return None
-    proxy = load_scorer(settings.proxy, numerics, bytes_per_parameter=FROZEN_BYTES)
-    return {one.policy: _score(proxy, one, held_out, settings, limits, "proxy") for one in played}
-
-
-def policy_result(one: Played, scores: Scores, settings: CompareSettings) -> PolicyResult:
+def policy_result(
+    one: Played, scores: Scores, proxy: Scores | None, settings: CompareSettings
+) -> PolicyResult:
     """Means over prompts, with intervals."""
 
     def mean(values: Sequence[float]) -> Interval:
         return bootstrap_mean(list(values), seed=settings.seed)
 
+    def mean_score(values: Sequence[float | None]) -> Interval | None:
+        known = [value for value in values if value is not None]
+        return mean(known) if len(known) > 1 else None
+
     stopped = [rollout.response.stopped for rollout in one.rollouts]
     return PolicyResult(
         name=one.policy,
         method=_method(settings.policies[one.policy]),
+        run=settings.policies[one.policy],
+        seed=_seed(settings.policies[one.policy]),
         prompts=len(one.rollouts),
-        judge_reward=mean(scores.judge[one.policy]),
-        proxy_reward=mean(scores.proxy[one.policy]) if scores.proxy else None,
+        judge_reward=mean_score(scores[one.policy]),
+        proxy_reward=mean_score(proxy[one.policy]) if proxy else None,
         kl=mean(one.kl),
         response_tokens=mean([float(len(rollout.response.ids)) for rollout in one.rollouts]),
         stopped=wilson(sum(stopped), len(stopped)),
+        repetition=mean([repetition(text) for text in one.texts]),
+        distinct=distinct(one.texts),
     )
 
 
-def _score(
-    scorer: Scorer,
-    one: Played,
-    held_out: HeldOut,
-    settings: CompareSettings,
-    limits: Limits,
-    role: str,
-) -> list[float]:
-    examples = reward_model.as_read_by(scorer, held_out.codec, one.rollouts, held_out.prompts, limits)
-    rows = reward_model.score(scorer, examples, row_tokens=settings.row_tokens, name=f"{role}: {one.policy}")
-    return [row[0] for row in rows]
-
-
 def _parents(settings: CompareSettings) -> dict[str, dict[str, str]]:
-    sources = {**settings.policies, "judge": settings.judge}
+    judges = {
+        "judge" if index == 0 else f"judge {index + 1}": name for index, name in enumerate(settings.judges)
+    }
+    sources = {**settings.policies, **judges}
     if settings.proxy is not None:
         sources["proxy"] = settings.proxy
     return {name: {"source": source, "finished": finished(source)} for name, source in sources.items()}
@@ -226,12 +194,6 @@ def _require_same_tokens(policy: Policy, held_out: HeldOut, source: str) -> None
         )
 
 
-def _reply_lengths(held_out: HeldOut, encoded: Encoded) -> list[tuple[int, int]]:
-    """Characters of chosen and rejected reply of the pairs that the judge was tested on."""
-    kept = set(encoded.wheres)
-    return [(len(row.record.chosen), len(row.record.rejected)) for row in held_out.pairs if row.where in kept]
-
-
 def _key(row: formats.Row[Pair]) -> str:
     return formats.prompt_key(row.record.prompt)
 
@@ -242,32 +204,47 @@ def _method(source: str) -> str:
     return str(read_facts(folder)["stage"]) if is_done(folder) else "model"
 
 
-def _scored(one: Played, scores: Scores) -> ScoredAnswers:
-    return ScoredAnswers(policy=one.policy, texts=one.texts, scores=scores.judge[one.policy])
+def _seed(source: str) -> int | None:
+    folder = Path(source)
+    return read_facts(folder).get("seed") if is_done(folder) else None
 
 
-def _samples(played: Sequence[Played], scores: Scores, prompts: Sequence[Prompt]) -> list[Sample]:
-    return [
+def samples(
+    played: Sequence[Played],
+    scores: Scores,
+    proxy: Scores | None,
+    headline: Judgments,
+    prompts: Sequence[Prompt],
+) -> list[Sample]:
+    """Every prompt with all answers, the biggest disagreements of the headline's two policies first."""
+    names = {"a": headline.left, "b": headline.right}
+    apart = gaps(scores, headline.left, headline.right)
+    found = [
         Sample(
             prompt=prompt,
-            answers=tuple(
-                Answer(
-                    policy=one.policy,
-                    text=one.texts[index],
-                    judge_score=scores.judge[one.policy][index],
-                    proxy_score=scores.proxy[one.policy][index] if scores.proxy else None,
-                    kl=one.kl[index],
-                    tokens=len(one.rollouts[index].response.ids),
-                    ended="stop" if one.rollouts[index].response.stopped else "length",
-                )
-                for one in played
-            ),
+            answers=tuple(_answer(one, index, scores, proxy) for one in played),
+            preferred="" if verdict is None else names.get(verdict.preferred, "tie"),
+            gap=apart[index],
         )
-        for index, prompt in enumerate(prompts)
+        for index, (prompt, verdict) in enumerate(zip(prompts, headline.verdicts, strict=True))
     ]
+    return sorted(found, key=lambda sample: -(sample.gap or 0.0))
 
 
-def _answer_rows(played: Sequence[Played], scores: Scores) -> list[dict[str, object]]:
+def _answer(one: Played, index: int, scores: Scores, proxy: Scores | None) -> Answer:
+    response = one.rollouts[index].response
+    return Answer(
+        policy=one.policy,
+        text=one.texts[index],
+        judge_score=scores[one.policy][index],
+        proxy_score=proxy[one.policy][index] if proxy else None,
+        kl=one.kl[index],
+        tokens=len(response.ids),
+        ended="stop" if response.stopped else "length",
+    )
+
+
+def _answer_rows(played: Sequence[Played], scores: Scores, proxy: Scores | None) -> list[dict[str, object]]:
     return [
         {
             "policy": one.policy,
@@ -276,12 +253,27 @@ def _answer_rows(played: Sequence[Played], scores: Scores) -> list[dict[str, obj
             "tokens": len(rollout.response.ids),
             "stopped": rollout.response.stopped,
             "kl": one.kl[index],
-            "judge_score": scores.judge[one.policy][index],
-            "proxy_score": scores.proxy[one.policy][index] if scores.proxy else None,
+            "judge_score": scores[one.policy][index],
+            "proxy_score": proxy[one.policy][index] if proxy else None,
         }
         for one in played
         for index, rollout in enumerate(one.rollouts)
     ]
+
+
+def _human_work(settings: CompareSettings, held_out: int) -> HumanWork | None:
+    """How many judged pairs the runs of `costs` read; None where no such run is named."""
+
+    def pairs(*stages: str) -> int:
+        folders = [Path(settings.costs[stage]) for stage in stages if stage in settings.costs]
+        read = [read_facts(folder).get("data", {}).get("train", {}).get("examples", 0) for folder in folders]
+        return max(read, default=0)
+
+    if not settings.costs:
+        return None
+    return HumanWork(
+        training_pairs=pairs("reward", "dpo"), judge_pairs=pairs("judge"), held_out_pairs=held_out
+    )
 
 
 _CURVES = {

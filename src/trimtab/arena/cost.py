@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from trimtab.statistics.intervals import number
+from trimtab.statistics.intervals import PERCENT, number
 
 CostStage = Literal["sft", "reward", "ppo", "reference", "dpo", "judge", "measuring"]
 """`reference` is DPO's pass over the pairs before training; `judge` trains the judge's own reward
@@ -83,6 +83,37 @@ def method_costs(stages: Iterable[StageCost]) -> tuple[MethodCost, ...]:
         for method, charged in CHARGED.items()
         if any(cost.stage == method for cost in spent)
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HumanWork:
+    """What people did for the comparison; every method is charged with it alike."""
+
+    training_pairs: int
+    """Judged pairs that the reward model and DPO learned from."""
+    judge_pairs: int
+    """Judged pairs that the judge learned from."""
+    held_out_pairs: int
+    """Judged pairs that test the judge."""
+
+
+def cost_phrase(stages: Iterable[StageCost], method: str, other: str) -> str:
+    """`at 34 % of PPO's training time`; empty where either method's cost is not known."""
+    spent = {cost.method: cost.wall_s for cost in method_costs(stages)}
+    if method == other or not spent.get(method) or not spent.get(other):
+        return ""
+    ratio = spent[method] / spent[other]
+    if 0.95 <= ratio <= 1.05:
+        return f"at the same training time as {other.upper()}"
+    share = f"{100 * ratio:.0f}{PERCENT} of" if ratio < 1 else f"{number(ratio, 1)} times"
+    return f"at {share} {other.upper()}'s training time"
+
+
+def human_rows(work: HumanWork, methods: Iterable[str]) -> list[tuple[str, ...]]:
+    """Human judgments by method as a table of text, its head first; they are the same for all."""
+    head = ("method", "pairs to learn from", "pairs for the judge", "pairs that test the judge")
+    counts = (f"{work.training_pairs:,}", f"{work.judge_pairs:,}", f"{work.held_out_pairs:,}")
+    return [head, *((method.upper(), *counts) for method in methods)]
 
 
 def stage_rows(stages: Iterable[StageCost]) -> list[tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,17 +25,15 @@ def require_independence(settings: CompareSettings) -> tuple[str, ...]:
     """
     _refuse_twins(settings)
     contestants = {**settings.policies, **({"proxy": settings.proxy} if settings.proxy else {})}
-    seen = {
-        name: _training_prompts(source, settings)
-        for name, source in {**contestants, "judge": settings.judge}.items()
-    }
+    judges = {f"the judge {name}": source for name in settings.judges if (source := _model_of(name))}
+    seen = {name: _training_prompts(source, settings) for name, source in {**contestants, **judges}.items()}
     held_out = _keys(settings.held_out, settings)
-    judge = seen["judge"]
     for name, prompts in seen.items():
         if prompts is not None:
             _refuse_shared(prompts & held_out, f"{name} was trained on held-out prompts", settings.held_out)
-        if name != "judge" and prompts is not None and judge is not None:
-            _refuse_shared(prompts & judge, f"the judge and {name} were trained on the same prompts", name)
+    for judge, name in itertools.product(judges, contestants):
+        shared = (seen[judge] or set()) & (seen[name] or set())
+        _refuse_shared(shared, f"{judge} and {name} were trained on the same prompts", name)
     return tuple(
         f"What {name} was trained on could not be checked against the held-out prompts."
         for name, prompts in seen.items()
@@ -43,11 +42,11 @@ def require_independence(settings: CompareSettings) -> tuple[str, ...]:
 
 
 def _refuse_twins(settings: CompareSettings) -> None:
-    if settings.judge == settings.proxy:
+    if settings.proxy in [_model_of(name) for name in settings.judges]:
         raise ConfigError(
             "the judge is the reward model that PPO was trained on",
             where="judge",
-            found=settings.judge,
+            found=settings.proxy,
             fix="train another reward model on pairs that nobody else sees",
         )
     names: dict[str, str] = {}
@@ -60,6 +59,14 @@ def _refuse_twins(settings: CompareSettings) -> None:
                 fix="leave one of them out",
             )
         names[source] = name
+
+
+def _model_of(judge: str) -> str:
+    """The model that a judge's name speaks of; empty for one that was not trained here (`llm:`)."""
+    kind, colon, what = judge.partition(":")
+    if not colon or kind not in ("reward", "implicit", "llm"):
+        return judge
+    return "" if kind == "llm" else what.partition(",")[0]
 
 
 def _training_prompts(source: str, settings: CompareSettings) -> set[str] | None:

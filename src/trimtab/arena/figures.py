@@ -11,17 +11,19 @@ from collections.abc import Iterable
 from itertools import groupby
 from typing import Literal
 
-from trimtab.arena.findings import Curve, Findings, PolicyResult
+from trimtab.arena.findings import Curve, Findings, PolicyResult, RewardCard
 from trimtab.arena.winrate import CHANCE, JudgeQuality, Match
+from trimtab.health import Healthy, healthy
 from trimtab.pages.page import Figure, Picture
+from trimtab.pages.pictures import QUIET_LINE, SCORER_COLOUR, error_bars, reliability_picture
 from trimtab.statistics.intervals import Interval, number
 
 METHOD_COLOURS = {
     "sft": "#7d8791",
     "ppo": "#cf7a1f",
     "dpo": "#3f83cc",
-    "reward": "#a06bc4",
-    "judge": "#a06bc4",
+    "reward": SCORER_COLOUR,
+    "judge": SCORER_COLOUR,
 }
 METHOD_SYMBOLS = {"sft": "circle", "ppo": "square", "dpo": "diamond"}
 OTHER_COLOUR = "#3c9a78"
@@ -45,7 +47,7 @@ def judge_picture(judge: JudgeQuality) -> Picture:
         key="judge",
         title="Agrees with people on, % of held-out pairs",
         label=_rates_label("Share of held-out pairs on which people are agreed with", rows),
-        figure=_forest(rows, "#a06bc4", "% of held-out pairs"),
+        figure=_forest(rows, SCORER_COLOUR, "% of held-out pairs"),
     )
 
 
@@ -92,10 +94,13 @@ def _curve_picture(curve: Curve, key: str) -> Picture:
     known = [(step, value) for step, value in curve.points if value is not None]
     ends = " to ".join(f"{number(value, 3)} at step {step}" for step, value in (known[0], known[-1]))
     gaps = len(curve.points) - len(known)
+    usual = healthy(curve.stage, curve.metric)
     return Picture(
         key=key,
         title=curve.metric,
-        label=f"{curve.metric} of {curve.stage} by step, from {ends}; {gaps} steps without a finite value.",
+        label=f"{curve.metric} of {curve.stage} by step, from {ends}; {gaps} steps without a finite value."
+        + (f" {usual.text}" if usual else ""),
+        note=usual.text if usual else "",
         figure={
             "data": [
                 {
@@ -112,9 +117,29 @@ def _curve_picture(curve: Curve, key: str) -> Picture:
                 "xaxis": {"title": {"text": "step"}, "zeroline": False, "nticks": 5},
                 "yaxis": {"zeroline": False, "nticks": 5},
                 "margin": {"l": 46, "r": 8, "t": 6, "b": 40},
+                "shapes": _band(usual, [value for _, value in known]) if usual else [],
                 "showlegend": False,
             },
         },
+    )
+
+
+def _band(usual: Healthy, values: list[float | None]) -> list[Figure]:
+    """The usual range behind the curve, as far as the curve's own axis reaches."""
+    seen = [value for value in values if value is not None]
+    room = (max(seen) - min(seen) or 1.0) / 20
+    low, high = max(usual.low, min(seen) - room), min(usual.high, max(seen) + room)
+    if low >= high:
+        return []
+    area = {"type": "rect", "xref": "paper", "x0": 0, "x1": 1, "y0": low, "y1": high, "layer": "below"}
+    return [{**area, "line": {"width": 0}, "fillcolor": "rgba(60, 154, 120, 0.13)"}]
+
+
+def calibration_picture(card: RewardCard, key: str) -> Picture:
+    """How often the response that a model prefers is the one people chose, against how sure it is."""
+    title = f"{card.role}: how sure it is, and how often it is right"
+    return reliability_picture(
+        card.quality.calibration, key=key, title=title, name=f"the {card.role} {card.name}"
     )
 
 
@@ -126,12 +151,23 @@ def _frontier_mark(policy: PolicyResult, value: Interval) -> Figure:
         "name": _plotly_text(policy.name),
         "x": [policy.kl.estimate],
         "y": [value.estimate],
-        "error_x": _error_bar(policy.kl, 1),
-        "error_y": _error_bar(value, 1),
+        "error_x": error_bars([policy.kl], 1),
+        "error_y": error_bars([value], 1),
         "marker": {"color": colour, "size": 12, "symbol": METHOD_SYMBOLS.get(policy.method, "x")},
-        "text": [f"{_plotly_text(policy.name)}<br>reward {value.text()}<br>KL {policy.kl.text()} nats"],
+        "text": ["<br>".join(_plotly_text(line) for line in _hover(policy, value))],
         "hovertemplate": "%{text}<extra></extra>",
     }
+
+
+def _hover(policy: PolicyResult, value: Interval) -> list[str]:
+    """What a mark says of itself: the policy, its numbers, and where they come from."""
+    seed = "" if policy.seed is None else f", seed {policy.seed}"
+    return [
+        policy.name,
+        f"reward {value.text()}",
+        f"KL {policy.kl.text()} nats",
+        f"run {policy.run}, last checkpoint{seed}",
+    ]
 
 
 def _forest(rows: list[tuple[str, Interval]], colour: str, unit: str) -> Figure:
@@ -141,7 +177,7 @@ def _forest(rows: list[tuple[str, Interval]], colour: str, unit: str) -> Figure:
         "mode": "markers",
         "x": [100 * rate.estimate for _, rate in rows],
         "y": list(range(len(rows))),
-        "error_x": _error_bars([rate for _, rate in rows], 100),
+        "error_x": error_bars([rate for _, rate in rows], 100),
         "marker": {"color": colour, "size": 11, "symbol": "square"},
         "text": [rate.percent() for _, rate in rows],
         "hovertemplate": "%{text}<extra></extra>",
@@ -161,25 +197,10 @@ def _forest(rows: list[tuple[str, Interval]], colour: str, unit: str) -> Figure:
                 "showgrid": False,
                 "zeroline": False,
             },
-            "shapes": [{**half, "line": {"color": "#8a8f96", "width": 1.5, "dash": "dash"}}],
+            "shapes": [{**half, "line": QUIET_LINE}],
             "margin": {"l": 10, "r": 14, "t": 6, "b": 46},
             "showlegend": False,
         },
-    }
-
-
-def _error_bar(interval: Interval, scale: float) -> Figure:
-    return _error_bars([interval], scale)
-
-
-def _error_bars(intervals: list[Interval], scale: float) -> Figure:
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": [scale * (interval.high - interval.estimate) for interval in intervals],
-        "arrayminus": [scale * (interval.estimate - interval.low) for interval in intervals],
-        "thickness": 1.8,
-        "width": 5,
     }
 
 

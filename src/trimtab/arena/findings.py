@@ -1,7 +1,6 @@
 """All that a report says, as plain data: what `report.html` shows and `report.json` holds.
 
-The tables are made here, as rows of text, so that the page and the command line print the same
-numbers.
+What is made of it in words is in `arena.sentences`, the tables are in `arena.tables`.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from trimtab.arena.cost import StageCost
-from trimtab.arena.winrate import JudgeQuality, Match, headline, verdict
+from trimtab.arena.cost import HumanWork, StageCost, cost_phrase
+from trimtab.arena.winrate import CHANCE, JudgeQuality, Match, headline
 from trimtab.errors import DataError
+from trimtab.judges.quality import PairQuality
 from trimtab.records import Prompt
 from trimtab.statistics.intervals import Interval
-
-Rows = list[tuple[str, ...]]
+from trimtab.statistics.ranking import Ranking
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,10 +28,14 @@ class PolicyResult:
 
     name: str
     method: str
-    """sft, ppo, dpo."""
+    """sft, ppo, dpo; model for one that no run made."""
+    run: str
+    """The run or model that it is; its last checkpoint is what answered."""
+    seed: int | None
+    """Of its training; None for a model that no run made."""
     prompts: int
-    judge_reward: Interval
-    """Mean score by the headline judge, in its own units."""
+    judge_reward: Interval | None
+    """Mean score by the judge, in its own units; None for a judge that gives no scores."""
     proxy_reward: Interval | None
     """Mean score by PPO's own reward model, in its own units; None when there is no such model."""
     kl: Interval
@@ -41,6 +44,10 @@ class PolicyResult:
     """Mean length of a response, the stop token included."""
     stopped: Interval
     """Share of responses that ended by themselves and not at the length limit."""
+    repetition: Interval
+    """Share of a response's 3-word stretches that occurred in it before."""
+    distinct: float
+    """Distinct pairs of words over all of them, in all responses together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +56,7 @@ class Answer:
 
     policy: str
     text: str
-    judge_score: float
+    judge_score: float | None
     proxy_score: float | None
     kl: float
     """KL(policy || reference) along this response, over the whole vocabulary at each token, nats."""
@@ -60,10 +67,24 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """A prompt with what each policy answered."""
+    """A prompt with what each policy answered, and what the judge said of the two in the headline."""
 
     prompt: Prompt
     answers: tuple[Answer, ...]
+    preferred: str = ""
+    """The policy whose answer was preferred, `tie`, or empty where there is no verdict."""
+    gap: float | None = None
+    """How far the judge's two scores are apart, in standard deviations of all; None where it gives none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardCard:
+    """How far a model that scores can be trusted, on pairs that people judged."""
+
+    name: str
+    role: str
+    """judge or proxy."""
+    quality: PairQuality
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +116,11 @@ class Findings:
     """The headline speaks of the first."""
     judge: JudgeQuality
     samples: tuple[Sample, ...] = ()
+    ranking: Ranking | None = None
+    """Of three policies and more."""
+    cards: tuple[RewardCard, ...] = ()
     costs: tuple[StageCost, ...] = ()
+    human: HumanWork | None = None
     curves: tuple[Curve, ...] = ()
     facts: tuple[Fact, ...] = ()
     seeds: int = 1
@@ -117,7 +142,15 @@ class Findings:
     @property
     def headline(self) -> str:
         """The first sentence of the report."""
-        return headline(self.matches[0], self.judge)
+        match = self.matches[0]
+        ahead = match.left if match.win_rate.estimate >= CHANCE else match.right
+        behind = match.right if ahead == match.left else match.left
+        return headline(match, self.judge, self.cost_phrase(ahead, behind))
+
+    def cost_phrase(self, ahead: str, behind: str) -> str:
+        """How much time one policy's method took beside the other's; empty where it is not known."""
+        methods = {policy.name: policy.method for policy in self.policies}
+        return cost_phrase(self.costs, methods[ahead], methods[behind])
 
 
 def curve(stage: str, metric: str, rows: Iterable[Mapping[str, object]]) -> Curve:
@@ -128,69 +161,6 @@ def curve(stage: str, metric: str, rows: Iterable[Mapping[str, object]]) -> Curv
         if isinstance(step, int) and isinstance(value, int | float):
             points.append((step, float(value) if math.isfinite(value) else None))
     return Curve(stage=stage, metric=metric, points=tuple(points))
-
-
-def summary_rows(findings: Findings) -> Rows:
-    """The policies as a table of text, its head first."""
-    head = ("policy", "prompts", "judge reward", "proxy reward", "KL, nats", "tokens", "stopped")
-    return [
-        head,
-        *(
-            (
-                policy.name,
-                str(policy.prompts),
-                policy.judge_reward.text(),
-                policy.proxy_reward.text() if policy.proxy_reward else "none",
-                policy.kl.text(),
-                policy.response_tokens.text(1),
-                policy.stopped.percent(),
-            )
-            for policy in findings.policies
-        ),
-    ]
-
-
-def match_rows(findings: Findings) -> Rows:
-    """The matches as a table of text, its head first."""
-    head = ("policy", "against", "preferred", "wins", "ties", "losses", "verdict")
-    return [
-        head,
-        *(
-            (
-                match.left,
-                match.right,
-                match.win_rate.percent(),
-                str(match.wins),
-                str(match.ties),
-                str(match.losses),
-                verdict(match, findings.judge),
-            )
-            for match in findings.matches
-        ),
-    ]
-
-
-def limits(findings: Findings) -> tuple[str, ...]:
-    """What the numbers do not show, the comparison's own caveats last."""
-    runs = "One training run" if findings.seeds == 1 else f"{findings.seeds} training runs"
-    said = [
-        f"{runs} of each method. The intervals say what other prompts could change; what another "
-        "seed could change is not in them.",
-        "The judge is a model. Its verdicts count for as much as its agreement with people, shown "
-        "at the top, and rewards have units of their own: compare them within a column.",
-        "The judge, PPO's reward model and both policies all begin from the same SFT model, so their errors "
-        "are not independent. A PPO run is also told, by a penalty, not to run into the length limit.",
-    ]
-    if any(policy.proxy_reward for policy in findings.policies):
-        said.append(
-            "The proxy is the reward model that PPO was trained on: a high proxy reward alone is no merit."
-        )
-    if len(findings.matches) > 1:
-        said.append(
-            f"{len(findings.matches)} win rates are shown and each interval stands alone: the chance "
-            "that at least one of them misses is larger."
-        )
-    return (*said, *findings.caveats)
 
 
 def to_json(findings: Findings) -> str:

@@ -8,23 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 
 from trimtab import formats
+from trimtab.arena.jury import Jury
 from trimtab.arena.play import seeds
-from trimtab.data.tokens import Limits, UnusableRow, encode_prompts
+from trimtab.data.tokens import Limits, encode_prompts
 from trimtab.errors import DataError
-from trimtab.judges import reward_model
-from trimtab.judges.verdicts import verdict_from_scores
+from trimtab.judges.judge import Unreadable
 from trimtab.model.device import choose
 from trimtab.model.load import load_tokenizer
 from trimtab.model.policy import load_policy
-from trimtab.model.scalar import load_scorer
 from trimtab.records import Comparison, Message, Prompt
 from trimtab.rollout.answers import answer
 from trimtab.rollout.types import Sampling
 
 FROZEN_BYTES = 4
 LIMITS = Limits(prompt=1024, response=1024)
-"""Of what is only answered or judged, not trained on."""
-ROW_TOKENS = 2048
+"""Of what is only answered, not trained on."""
 
 
 def answer_texts(
@@ -85,32 +83,16 @@ def play_matches(
 
 
 def judge_comparisons(
-    rows: Sequence[formats.Row[Comparison]], source: str, *, device: str
+    rows: Sequence[formats.Row[Comparison]], jury: Jury
 ) -> tuple[list[Comparison], list[tuple[str, str]]]:
-    """Each comparison with the reward model's verdict; and (where, reason) of those it cannot read."""
-    scorer = load_scorer(source, choose(device, "auto"), bytes_per_parameter=FROZEN_BYTES)
-    readable, examples, left_out = [], [], []
-    for row in rows:
-        try:
-            pair = [
-                reward_model.encode_answer(
-                    scorer.codec, reward_model.Answer(row.record.prompt, text, stopped), LIMITS
-                )
-                for text, stopped in (
-                    (row.record.a, row.record.stopped_a),
-                    (row.record.b, row.record.stopped_b),
-                )
-            ]
-        except UnusableRow as error:
-            left_out.append((row.where, str(error)))
-            continue
-        readable.append(row.record)
-        examples.append(replace(pair[0], responses=(*pair[0].responses, *pair[1].responses)))
-    scores = reward_model.score(scorer, examples, row_tokens=ROW_TOKENS, name="judging")
-    judged = [
-        comparison.judged(verdict_from_scores(comparison, *pair, judge=source))
-        for comparison, pair in zip(readable, scores, strict=True)
-    ]
+    """Each comparison with the jury's verdict; and (where, reason) of those without one."""
+    verdicts = jury.verdicts([row.record for row in rows])
+    judged, left_out = [], []
+    for row, verdict in zip(rows, verdicts, strict=True):
+        if isinstance(verdict, Unreadable):
+            left_out.append((row.where, verdict.reason))
+        else:
+            judged.append(row.record.judged(verdict))
     return judged, left_out
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from trimtab.config import Settings
 from trimtab.errors import ConfigError
@@ -19,8 +19,9 @@ class CompareSettings(Settings):
     """Name -> run or model. The headline compares the first two."""
     reference: str
     """The policy that the KL is measured against; also one of `policies`, by its run or model."""
-    judge: str
-    """A reward model trained on pairs that no policy and no other reward model saw."""
+    judge: str | tuple[str, ...]
+    """A reward model trained on pairs that no policy saw, implicit:DPO_RUN, or llm:SETTINGS.yaml; several
+    that score are averaged."""
     proxy: str | None = None
     """PPO's own reward model, shown beside the judge."""
     held_out: str
@@ -29,8 +30,8 @@ class CompareSettings(Settings):
     """Stage (sft, reward, judge, dpo, ppo) -> its run, for the account of what each method cost."""
     prompts: Annotated[int, Field(ge=2)] = 128
     """Held-out prompts to answer, at temperature 1."""
-    shown: Annotated[int, Field(ge=0)] = 24
-    """Prompts shown side by side in the report."""
+    shown: Annotated[int, Field(ge=0)] = 500
+    """Prompts shown side by side in the report, the biggest disagreements first."""
     dialogues: Literal["chat", "raw"] = "chat"
     """How raw HH-RLHF dialogues are read."""
     device: str = "auto"
@@ -45,6 +46,24 @@ class CompareSettings(Settings):
     """Tokens of a response at most."""
     row_tokens: PositiveInt = 1024
     """Tokens that go through the model at once."""
+
+    @property
+    def judges(self) -> tuple[str, ...]:
+        """The names of all that judge."""
+        return (self.judge,) if isinstance(self.judge, str) else self.judge
+
+    @field_validator("judge")
+    @classmethod
+    def _no_code(cls, judge: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        for name in (judge,) if isinstance(judge, str) else judge:
+            if name.startswith("python:"):
+                raise ConfigError(
+                    "settings may not name code to run",
+                    where="judge",
+                    found=name,
+                    fix="trimtab judge MATCHES --by python:FILE.py:FUNCTION, where the command line names it",
+                )
+        return judge
 
     @model_validator(mode="after")
     def _two_or_more(self) -> Self:

@@ -1,34 +1,30 @@
 """Who was preferred, how sure that is, and whether the judge can be trusted with the question.
 
-A match is between two policies that answered the same prompts; the prompt is the unit. Left out:
-length-controlled rates and rankings of many policies.
+A match is between two policies that answered the same prompts; the prompt is the unit. What a judge could
+not decide is left out and counted.
 
-Shapes: N = prompts, P = held-out pairs.
+Shapes: N = judged prompts of a match, P = held-out pairs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from trimtab.statistics.bootstrap import FloatArray, bootstrap_mean
-from trimtab.statistics.intervals import Interval, wilson
+from trimtab.records import Comparison, Preferred, Verdict
+from trimtab.statistics.intervals import PERCENT, Interval, number, wilson
+from trimtab.statistics.length_control import LengthControlled, length_controlled
+from trimtab.statistics.paired import SignTest, holm, sign_test
+from trimtab.statistics.ranking import Judged, Ranking, rank
+from trimtab.statistics.rates import RateInterval, rate_interval
 
 CHANCE = 0.5
 """What a coin scores, as a judge and as a player."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoredAnswers:
-    """What one policy answered, one response a prompt, with the judge's scores."""
-
-    policy: str
-    texts: Sequence[str]
-    """[N]"""
-    scores: Sequence[float] | FloatArray
-    """[N] higher is better; comparable between policies on the same prompt only."""
+OUTCOMES: Mapping[Preferred, float] = {"a": 1.0, "b": 0.0, "tie": 0.5, "both_bad": 0.5}
+"""What a verdict counts for the policy that wrote `a`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,16 +33,41 @@ class Match:
 
     left: str
     right: str
-    win_rate: Interval
-    """Share of prompts on which `left` was preferred; a tie is half."""
-    wins: int
-    ties: int
-    losses: int
+    rate: RateInterval
+    """Share of judged prompts on which `left` was preferred; a tie is half."""
+    controlled: LengthControlled | None
+    """The same at equal length; None where there are fewer than two prompts."""
+    test: SignTest
+    """Whether wins and losses could be a coin's."""
+    p_adjusted: float
+    """The sign test's p-value, raised for the number of matches (Holm)."""
+    unjudged: int
+    """Prompts on which the judge gave no verdict."""
 
     def __post_init__(self) -> None:
-        if self.wins + self.ties + self.losses != self.win_rate.n:
-            counts = f"{self.wins} wins, {self.ties} ties and {self.losses} losses"
-            raise ValueError(f"{counts} are not {self.win_rate.n} prompts")
+        judged = self.wins + self.ties + self.losses
+        if judged != self.win_rate.n:
+            raise ValueError(f"{judged} wins, ties and losses are not {self.win_rate.n} prompts")
+
+    @property
+    def win_rate(self) -> Interval:
+        """The interval that is quoted."""
+        return self.rate.quoted
+
+    @property
+    def wins(self) -> int:
+        """Prompts on which `left` was preferred."""
+        return self.test.wins
+
+    @property
+    def losses(self) -> int:
+        """Prompts on which `right` was preferred."""
+        return self.test.losses
+
+    @property
+    def ties(self) -> int:
+        """Prompts on which neither was."""
+        return self.test.ties
 
     @property
     def winner(self) -> str | None:
@@ -55,14 +76,12 @@ class Match:
             return None
         return self.left if self.win_rate.low > CHANCE else self.right
 
-    @property
-    def sentence(self) -> str:
-        """The verdict in words; it names a winner only when the interval is clear of 50 %."""
-        rate = f"{self.left} was preferred on {self.win_rate.percent_of('prompts')}"
-        if self.winner is None:
-            return f"No difference found between {self.left} and {self.right}: {rate}."
-        loser = self.right if self.winner == self.left else self.left
-        return f"{self.winner} beats {loser}: {rate}."
+    def rate_of(self, policy: str) -> Interval:
+        """The share of prompts on which this one of the two was preferred."""
+        rate = self.win_rate
+        if policy == self.left:
+            return rate
+        return Interval(1 - rate.estimate, 1 - rate.high, 1 - rate.low, rate.level, rate.n, rate.method)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,65 +116,82 @@ class JudgeQuality:
         return f"This judge agrees with people on {self.accuracy.percent()} of {pairs}; {rule}{doubt}."
 
 
-def prompt_outcomes(left: ScoredAnswers, right: ScoredAnswers) -> FloatArray:
-    """[N] 1 where `left` scored higher, 0 where `right` did, 0.5 for equal scores or identical texts.
+@dataclass(frozen=True, slots=True)
+class Judgments:
+    """A judge's verdicts on all prompts of one match."""
+
+    left: str
+    right: str
+    comparisons: Sequence[Comparison]
+    """One a prompt; `a` is left's answer."""
+    verdicts: Sequence[Verdict | None]
+    """One a comparison; None where the judge could not decide."""
+
+    @property
+    def outcomes(self) -> list[float | None]:
+        """What each prompt counts for `left`."""
+        return [None if one is None else OUTCOMES[one.preferred] for one in self.verdicts]
+
+
+def match_up(judged: Sequence[Judgments], *, seed: int) -> tuple[Match, ...]:
+    """The matches of one comparison.
 
     Raises:
-        ValueError: no prompts, different numbers of them, or a score that is NaN.
+        ValueError: a match in which no prompt was judged.
     """
-    sizes = {len(left.texts), len(left.scores), len(right.texts), len(right.scores)}
-    if len(sizes) != 1 or 0 in sizes:
-        raise ValueError(f"both sides need one text and one score for each prompt, got {sorted(sizes)}")
-    left_scores, right_scores = _scores(left.scores, left.policy), _scores(right.scores, right.policy)
-    outcomes = ((left_scores > right_scores) + 1.0 * (left_scores >= right_scores)) / 2
-    # Scores of one text can differ in the last bits from batch to batch; the text is the same.
-    same = np.array([a == b for a, b in zip(left.texts, right.texts, strict=True)])
-    return np.where(same, 0.5, outcomes)
+    tests = [_test(one.outcomes) for one in judged]
+    adjusted = holm([test.p_value for test in tests])
+    return tuple(_match(one, test, p, seed) for one, test, p in zip(judged, tests, adjusted, strict=True))
 
 
-def win_rate(outcomes: FloatArray, *, seed: int, level: float = 0.95) -> Interval:
-    """The mean outcome with its interval over prompts.
-
-    Plain wins and losses get the Wilson score interval; as soon as a prompt counts a fraction (a
-    tie, or the mean over several samples) the bootstrap over prompts takes its place.
-
-    Args:
-        outcomes: [N], each in [0, 1].
-    Raises:
-        ValueError: an outcome outside [0, 1] or NaN, or none.
-    """
-    if not outcomes.size or not ((outcomes >= 0) & (outcomes <= 1)).all():
-        raise ValueError("outcomes must be one or more numbers in [0, 1]")
-    if np.isin(outcomes, (0, 1)).all():
-        return wilson(int(outcomes.sum()), outcomes.size, level)
-    return bootstrap_mean(outcomes, seed=seed, level=level)
-
-
-def match_up(left: ScoredAnswers, right: ScoredAnswers, *, seed: int, level: float = 0.95) -> Match:
-    """Count the wins of `left` over `right`. Raises ValueError as `prompt_outcomes` does."""
-    outcomes = prompt_outcomes(left, right)
+def _match(judged: Judgments, test: SignTest, p_adjusted: float, seed: int) -> Match:
+    kept = [
+        (outcome, len(comparison.a), len(comparison.b))
+        for outcome, comparison in zip(judged.outcomes, judged.comparisons, strict=True)
+        if outcome is not None
+    ]
+    if not kept:
+        raise ValueError(f"no prompt of {judged.left} against {judged.right} was judged")
+    outcomes, left, right = np.array(kept, dtype=np.float64).T
     return Match(
-        left=left.policy,
-        right=right.policy,
-        win_rate=win_rate(outcomes, seed=seed, level=level),
-        wins=int((outcomes == 1).sum()),
-        ties=int((outcomes == 0.5).sum()),
-        losses=int((outcomes == 0).sum()),
+        left=judged.left,
+        right=judged.right,
+        rate=rate_interval(outcomes, seed=seed),
+        controlled=length_controlled(outcomes, left, right, seed=seed) if len(kept) > 1 else None,
+        test=test,
+        p_adjusted=p_adjusted,
+        unjudged=len(judged.verdicts) - len(kept),
     )
 
 
-def judge_accuracy(
-    chosen_scores: Sequence[float] | FloatArray,
-    rejected_scores: Sequence[float] | FloatArray,
-    level: float = 0.95,
-) -> Interval:
-    """Share of pairs whose chosen reply scores strictly higher; a tie is wrong. [P] scores a side.
+def _test(outcomes: Sequence[float | None]) -> SignTest:
+    return sign_test(outcomes.count(1.0), outcomes.count(0.0), outcomes.count(0.5))
+
+
+def ranking(policies: Sequence[str], judged: Sequence[Judgments], *, seed: int) -> Ranking | None:
+    """Strengths of three policies or more; of two, the match says all there is."""
+    if len(policies) < 3:
+        return None
+    place = {name: index for index, name in enumerate(policies)}
+    rows = [
+        Judged(prompt, place[one.left], place[one.right], outcome)
+        for one in judged
+        for prompt, outcome in enumerate(one.outcomes)
+        if outcome is not None
+    ]
+    return rank(policies, rows, seed=seed)
+
+
+def agreement(verdicts: Sequence[Verdict], people: Sequence[Verdict], level: float = 0.95) -> Interval:
+    """Share of pairs on which a judge prefers what people chose; its tie is wrong. [P] verdicts a side.
 
     Raises:
-        ValueError: no pairs, sides of different length, or a score that is NaN.
+        ValueError: no pairs, or people who named no winner.
     """
-    chosen, rejected = _pairs(chosen_scores, rejected_scores)
-    return wilson(int((chosen > rejected).sum()), chosen.size, level)
+    if any(one.preferred not in ("a", "b") for one in people):
+        raise ValueError("people named no winner in a pair")
+    agreed = [one.preferred == other.preferred for one, other in zip(verdicts, people, strict=True)]
+    return wilson(sum(agreed), len(agreed), level)
 
 
 def shorter_wins(
@@ -166,41 +202,41 @@ def shorter_wins(
     Raises:
         ValueError: no pairs, or sides of different length.
     """
-    chosen, rejected = _pairs(chosen_lengths, rejected_lengths)
-    return wilson(int((chosen < rejected).sum()), chosen.size, level)
+    shorter = [a < b for a, b in zip(chosen_lengths, rejected_lengths, strict=True)]
+    return wilson(sum(shorter), len(shorter), level)
 
 
 def verdict(match: Match, judge: JudgeQuality) -> str:
     """The match in a few words; nobody's win when the judge cannot tell."""
     if not judge.can_tell:
         return "this judge cannot tell"
-    return "no difference found" if match.winner is None else f"{match.winner} preferred"
+    return "no clear winner" if match.winner is None else f"{match.winner} preferred"
 
 
-def headline(match: Match, judge: JudgeQuality) -> str:
-    """The first sentence of a report. It names no winner when the judge is not clear of a coin."""
-    if judge.can_tell:
-        return match.sentence
-    return (
-        f"No winner named between {match.left} and {match.right}: this judge cannot tell. "
-        f"It agrees with people on {judge.accuracy.percent_of('held-out pairs')}; a coin scores 50 %."
-    )
+def headline(match: Match, judge: JudgeQuality, cost: str = "") -> str:
+    """The first sentence of a report.
+
+    Its verb needs an interval that is clear of 50 %, and a judge that is clear of a coin.
+
+    Args:
+        cost: how the preferred policy's cost compares, such as `at 34 % of PPO's cost`; may be empty.
+    """
+    if not judge.can_tell:
+        return (
+            f"No winner named between {match.left} and {match.right}: this judge cannot tell. "
+            f"It agrees with people on {judge.accuracy.percent_of('held-out pairs')}; a coin scores 50 %."
+        )
+    ahead = match.left if match.win_rate.estimate >= CHANCE else match.right
+    behind = match.right if ahead == match.left else match.left
+    rate = _rate(match.rate_of(ahead))
+    tail = f", {cost}" if cost else ""
+    if match.winner is None:
+        return f"No clear winner between {ahead} and {behind}: {ahead} was preferred on {rate}{tail}."
+    return f"{ahead} beats {behind}: it was preferred on {rate}{tail}."
 
 
-def _scores(scores: Sequence[float] | FloatArray, whose: str) -> FloatArray:
-    """[N] float64; NaN is refused, since every comparison with it is silently false."""
-    array = np.asarray(scores, dtype=np.float64)
-    broken = np.flatnonzero(np.isnan(array))
-    if broken.size:
-        raise ValueError(f"{whose}: score {broken[0]} is NaN ({broken.size} of {array.size})")
-    return array
-
-
-def _pairs(
-    chosen: Sequence[float] | FloatArray, rejected: Sequence[float] | FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    """[P] a side, equally many."""
-    sides = _scores(chosen, "chosen"), _scores(rejected, "rejected")
-    if sides[0].shape != sides[1].shape or sides[0].ndim != 1:
-        raise ValueError(f"both sides need one number a pair, got {sides[0].shape} and {sides[1].shape}")
-    return sides
+def _rate(rate: Interval) -> str:
+    """`54 % of 200 prompts (95 % interval 49 to 59 %)`."""
+    estimate, low, high = (number(100 * value, 0) for value in (rate.estimate, rate.low, rate.high))
+    interval = f"{100 * rate.level:g}{PERCENT} interval {low} to {high}{PERCENT}"
+    return f"{estimate}{PERCENT} of {rate.n} prompts ({interval})"

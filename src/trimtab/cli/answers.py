@@ -89,21 +89,31 @@ def play(
 @app.command()
 def judge(
     comparisons: Annotated[str, typer.Argument(help="Comparisons to be judged: a file or hub data set.")],
-    reward_model: Annotated[str, typer.Option("--by", help="The run of a reward model.")],
+    by: Annotated[
+        list[str],
+        typer.Option(
+            help="A reward model (a run, or any sequence classification model), python:FILE.py:FUNCTION,"
+            " implicit:DPO_RUN, or llm:SETTINGS.yaml for a language model behind an endpoint."
+            " Several that score: the mean of their standardised scores."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="The judged comparisons to write (JSONL).")],
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Let a reward model give its verdict on each comparison, and say who won how often.
+    """Let a judge give its verdict on each comparison, and say who won how often.
 
     Example: trimtab judge matches.jsonl --by runs/judge --out judged.jsonl
     """
     from trimtab import formats
+    from trimtab.arena.jury import load_jury
     from trimtab.arena.matches import judge_comparisons, tally
+    from trimtab.model.device import choose
 
     _refuse_existing(out)
     rows = formats.usable(formats.read_comparisons(comparisons))
-    judged, left_out = judge_comparisons(rows, reward_model, device=device)
+    jury = load_jury(by, choose(device, "auto"))
+    judged, left_out = judge_comparisons(rows, jury)
     formats.write_comparisons(out, judged)
     result = {**tally(judged), "left out": len(left_out)}
     if as_json:
@@ -111,6 +121,8 @@ def judge(
         return
     for where, reason in left_out:
         typer.echo(visible(f"left out {where}: {reason}"), err=True)
+    for note in jury.notes():
+        typer.echo(visible(note))
     typer.echo(visible(", ".join(f"{name}: {count}" for name, count in result.items())))
     typer.echo(out)
 

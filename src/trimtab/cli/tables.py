@@ -34,7 +34,7 @@ def print_rows(rows: list[tuple[str, ...]], *, title: str = "") -> None:
 def print_findings(findings: Findings) -> None:
     """The headline, how good the judge is, the verdicts, the policies, and the costs."""
     from trimtab.arena.cost import method_rows
-    from trimtab.arena.findings import match_rows, summary_rows
+    from trimtab.arena.tables import match_rows, summary_rows
 
     typer.echo(visible(f"\n{findings.headline}\n{findings.judge.sentence}\n"))
     print_rows(match_rows(findings), title="who was preferred")

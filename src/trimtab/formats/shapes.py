@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 
 from trimtab.formats.dialogues import READ_DIALOGUE, Dialogues, is_dialogue
 from trimtab.formats.implicit import read_implicit_chat, read_implicit_text
+from trimtab.formats.instructions import read_instances, read_instruction
 from trimtab.formats.own_record import read_comparison
 from trimtab.formats.rows import R, RawRow, Record, RowError, excerpt, prompt_of
 from trimtab.formats.values import (
@@ -177,6 +178,8 @@ RATINGS: Mapping[str, Shape[Rating]] = {"rating": Shape(("prompt", "completion",
 PLAIN_DEMONSTRATIONS: Mapping[str, Shape[Demonstration]] = {
     "messages": Shape(("messages",), read_messages),
     "completion": Shape(("prompt", "completion"), read_completion),
+    "instances": Shape(("instruction", "instances"), read_instances),
+    "instruction": Shape(("instruction", "output"), read_instruction),
 }
 
 

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from trimtab.judges.judge import Scored, Unreadable
 from trimtab.records import Comparison, Preferred, Verdict
+
+
+def verdict_or_reason(comparison: Comparison, a: Scored, b: Scored, *, judge: str) -> Verdict | Unreadable:
+    """The verdict of two scores, or why there is none."""
+    if isinstance(a, Unreadable):
+        return a
+    if isinstance(b, Unreadable):
+        return b
+    return verdict_from_scores(comparison, a, b, judge=judge)
 
 
 def verdict_from_scores(comparison: Comparison, score_a: float, score_b: float, *, judge: str) -> Verdict:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "load_causal",
+    "load_classifier",
     "load_config",
     "load_scalar",
     "load_tokenizer",
@@ -76,6 +77,20 @@ def load_scalar(name: str, *, device: str | torch.device, attention: str = "trim
     source, config = resolve(name), _config_to_compute(name, _SCALAR_ENDINGS)
     _register(attention)
     model = _load_safetensors(AutoModelForSequenceClassification, source, config, attention)
+    return _ready(model, device, name)
+
+
+def load_classifier(name: str, *, device: str | torch.device) -> PreTrainedModel:
+    """A sequence classification model of any kind, with the attention that transformers chooses for it.
+
+    Raises:
+        ModelError: the model cannot be found or read, has no such head, or lacks weights.
+        ResourceError: the device has too little memory for the weights.
+    """
+    source, config = resolve(name), load_config(name)
+    _refuse_other_heads(config, name, _SCALAR_ENDINGS)
+    _without_dropout(config)
+    model = _load_safetensors(AutoModelForSequenceClassification, source, config, None)
     return _ready(model, device, name)
 
 
@@ -245,7 +260,7 @@ def _load_safetensors(
     kind: type[AutoModelForCausalLM] | type[AutoModelForSequenceClassification],
     source: Path | str,
     config: PretrainedConfig,
-    attention: str,
+    attention: str | None,
 ) -> PreTrainedModel:
     if isinstance(source, Path):
         _refuse_pickles(source)

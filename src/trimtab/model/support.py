@@ -66,13 +66,7 @@ def refuse_unsupported(config: PretrainedConfig) -> None:
     Raises:
         ModelError: names each feature, the config field and its value, and what to use instead.
     """
-    text: PretrainedConfig = config.get_text_config(decoder=True)
-    reasons = _kind(config) or [
-        *_mixers(text),
-        *_sliding_window(text),
-        *_fields(text),
-        *_model_code(config),
-    ]
+    reasons = _reasons(config)
     if not reasons:
         return
     features = list(dict.fromkeys(reason.feature for reason in reasons))
@@ -83,6 +77,21 @@ def refuse_unsupported(config: PretrainedConfig) -> None:
         found="; ".join(reason.found for reason in reasons),
         fix=fixes[0] if fixes else "use a plain decoder: Llama, Qwen2, Qwen3, SmolLM2, GPT-2 ...",
     )
+
+
+def is_supported(config: PretrainedConfig) -> bool:
+    """Whether trimtab computes the model exactly."""
+    return not _reasons(config)
+
+
+def _reasons(config: PretrainedConfig) -> list[Unsupported]:
+    text: PretrainedConfig = config.get_text_config(decoder=True)
+    return _kind(config) or [
+        *_mixers(text),
+        *_sliding_window(text),
+        *_fields(text),
+        *_model_code(config),
+    ]
 
 
 def _kind(config: PretrainedConfig) -> list[Unsupported]:

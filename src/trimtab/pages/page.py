@@ -30,6 +30,8 @@ class Picture:
     label: str
     """What the picture shows, numbers included, for a screen reader."""
     figure: Figure
+    note: str = ""
+    """A few words under the title; may be empty."""
 
 
 def render(template: str, *, nonce: str, pictures: Iterable[Picture], **context: object) -> str:

@@ -53,6 +53,22 @@ def bootstrap_mean(
     return Interval(mean, low, high, level, int(sample.size), "BCa bootstrap over prompts")
 
 
+def linearised_ratio(totals: FloatArray | Sequence[float], counts: FloatArray | Sequence[int]) -> FloatArray:
+    """Values whose mean is sum(totals) / sum(counts) and whose spread is that of this ratio.
+
+    R + (total - R * count) / mean(counts), R the ratio: averaging each total / mean(counts) instead would
+    measure how the counts differ. For example nats and tokens of responses.
+
+    Args:
+        totals, counts: [N], one each per prompt; counts above 0 in sum.
+    Source: the ratio estimator's linearisation; Cochran 1977, Sampling Techniques, section 6.4.
+    """
+    total, count = np.asarray(totals, dtype=np.float64), np.asarray(counts, dtype=np.float64)
+    ratio = total.sum() / count.sum()
+    values: FloatArray = ratio + (total - ratio * count) / count.mean()
+    return values
+
+
 def _resampled_means(sample: FloatArray, rounds: int, generator: np.random.Generator) -> FloatArray:
     """[R] means of N values drawn with replacement."""
     at_once = max(1, DRAWS_AT_ONCE // sample.size)

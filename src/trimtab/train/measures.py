@@ -15,7 +15,7 @@ import numpy as np
 from trimtab.errors import DataError
 from trimtab.runs.files import write_json
 from trimtab.runs.run import Run
-from trimtab.statistics.bootstrap import bootstrap_mean
+from trimtab.statistics.bootstrap import bootstrap_mean, linearised_ratio
 from trimtab.statistics.intervals import Interval, wilson
 
 BEFORE = "dev_before.json"
@@ -48,14 +48,8 @@ Measure = Mean | Share
 
 
 def per_token(totals: Sequence[float], tokens: Sequence[int]) -> Mean:
-    """The mean per token over all examples together, as a mean over examples.
-
-    The ratio R = sum(totals) / sum(tokens) is the mean of R + (total - R * tokens) / mean(tokens): values
-    whose spread is that of the ratio (its linearisation), not that of the lengths.
-    """
-    total, count = np.asarray(totals, dtype=np.float64), np.asarray(tokens, dtype=np.float64)
-    ratio = total.sum() / count.sum()
-    return Mean((ratio + (total - ratio * count) / count.mean()).tolist())
+    """The mean per token over all examples together, as a mean over examples."""
+    return Mean(linearised_ratio(totals, tokens).tolist())
 
 
 def log_measures(run: Run, step: int, seed: int, **measures: Measure) -> dict[str, Interval]:

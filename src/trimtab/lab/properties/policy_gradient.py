@@ -320,7 +320,7 @@ PROPERTIES = [
     Property(
         47,
         "the adaptive weight rests at its target",
-        "β ← β(1 + clip(KL/target − 1, ±0.2) n/h)",
+        "β ← β(1 + clip(KL/target − 1, ±0.2) min(n/h, 1))",
         EXACT,
         ppo_parts.the_adaptive_weight,
     ),

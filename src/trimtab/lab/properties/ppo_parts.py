@@ -120,14 +120,14 @@ def rewards_of_tokens_add_up(lab: Lab) -> float:
 
 
 def the_adaptive_weight(lab: Lab) -> float:
-    """It rests at the target, moves by 0.2 n/horizon at most, stays positive, and steers pi* there."""
+    """It rests at the target, moves by 0.2 min(n/horizon, 1) at most, stays positive, steers pi* there."""
     controller = AdaptiveKL(target=3.0, horizon=1000)
     errors = [controller.updated(0.4, kl=3.0, episodes=episodes) - 0.4 for episodes in (1, 64, 100_000)]
     for episodes, kl in product((1, 64, 1000, 4999), (-1.0, 0.0, 2.7, 3.1, 50.0)):
         factor = controller.updated(0.4, kl=kl, episodes=episodes) / 0.4
-        expected = 1 + min(0.2, max(-0.2, (kl - 3) / 3)) * episodes / 1000
+        expected = 1 + min(0.2, max(-0.2, (kl - 3) / 3)) * min(episodes / 1000, 1)
         errors.append(factor - expected)
-        errors.append(max(0.0, abs(factor - 1) - 0.2 * episodes / 1000 - 1e-15))
+        errors.append(max(0.0, abs(factor - 1) - 0.2 * min(episodes / 1000, 1) - 1e-15))
         errors.append(float(factor <= 0))
     steered, weight = AdaptiveKL(target=0.5, horizon=1000), 5.0
 

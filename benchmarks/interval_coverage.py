@@ -4,8 +4,8 @@ Each cell is one line of OUT/coverage.jsonl, written when it is done; what is th
 The functions measured are those that reports use, with fewer bootstrap rounds (see ROUNDS), which widens the
 scatter of an interval's ends and nothing else.
 
-    python benchmarks/coverage.py --out ../coverage        # about 20 minutes on one core
-    python benchmarks/coverage.py --out ../coverage --table
+    python benchmarks/interval_coverage.py --out ../coverage        # about 20 minutes on one core
+    python benchmarks/interval_coverage.py --out ../coverage --table
 """
 
 from __future__ import annotations

@@ -1,0 +1,109 @@
+"""The comparison for other tools: one row a verdict (CSV), LLM Comparator, Markdown for a pull request."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Sequence
+
+from trimtab.arena.cost import method_rows
+from trimtab.arena.findings import Findings
+from trimtab.arena.sentences import meaning
+from trimtab.arena.tables import match_rows, summary_rows
+from trimtab.arena.winrate import OUTCOMES, Judgments
+from trimtab.records import Comparison, Verdict, prompt_text
+
+COMPARATOR_SCORES = {1.0: 1.0, 0.5: 0.0, 0.0: -1.0}
+"""A win, a tie and a loss of model A on LLM Comparator's scale of -1.5 to 1.5."""
+
+_MARKDOWN = re.compile(r"[\\`*_<>|!]|\](?=\()")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def to_csv(judged: Sequence[Judgments]) -> str:
+    """One row a prompt and pair of policies.
+
+    A cell that a spreadsheet would take for a formula gets a ' before it.
+    """
+    file = io.StringIO(newline="")
+    writer = csv.writer(file)
+    writer.writerow(("prompt", "policy_a", "policy_b", "preferred", "prompt_text", "answer_a", "answer_b"))
+    for one in judged:
+        for index, (comparison, verdict) in enumerate(zip(one.comparisons, one.verdicts, strict=True)):
+            preferred = verdict.preferred if verdict else ""
+            texts = (prompt_text(comparison.prompt), comparison.a, comparison.b)
+            row = (index + 1, one.left, one.right, preferred, *texts)
+            writer.writerow([_harmless(cell) for cell in row])
+    return _storable(file.getvalue())
+
+
+def to_llm_comparator(findings: Findings, judged: Judgments) -> str:
+    """The headline's match as a file that LLM Comparator opens.
+
+    Source: github.com/PAIR-code/llm-comparator, its documented JSON schema.
+    """
+    return _storable(
+        json.dumps(
+            {
+                "metadata": {"source_path": findings.title, "custom_fields_schema": []},
+                "models": [{"name": judged.left}, {"name": judged.right}],
+                "examples": [
+                    _example(comparison, verdict)
+                    for comparison, verdict in zip(judged.comparisons, judged.verdicts, strict=True)
+                    if verdict is not None
+                ],
+            },
+            ensure_ascii=False,
+            indent=1,
+        )
+    )
+
+
+def to_markdown(findings: Findings) -> str:
+    """Headline, what it means, and the tables; text of models and prompts is left out."""
+    parts = [
+        f"### {_inline(findings.headline)}",
+        _inline(findings.judge.sentence),
+        "\n".join(f"- {_inline(sentence)}" for sentence in meaning(findings)),
+        _table(match_rows(findings)),
+        _table(summary_rows(findings)),
+    ]
+    if findings.costs:
+        parts.append(_table(method_rows(findings.costs)))
+    return _storable("\n\n".join(parts) + "\n")
+
+
+def _example(comparison: Comparison, verdict: Verdict) -> dict[str, object]:
+    score = COMPARATOR_SCORES[OUTCOMES[verdict.preferred]]
+    label = {1.0: "A is better", 0.0: "About the same", -1.0: "B is better"}[score]
+    rating = {"is_flipped": False, "score": score, "rating_label": label, "rationale": ""}
+    return {
+        "input_text": prompt_text(comparison.prompt),
+        "tags": [],
+        "output_text_a": comparison.a,
+        "output_text_b": comparison.b,
+        "score": score,
+        "individual_rater_scores": [rating],
+        "custom_fields": {},
+    }
+
+
+def _harmless(cell: object) -> object:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
+
+
+def _storable(text: str) -> str:
+    """Half of a surrogate pair, which UTF-8 cannot hold, becomes a question mark."""
+    return text.encode("utf-8", errors="replace").decode("utf-8")
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = ([_inline(cell) for cell in row] for row in rows)
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body))
+
+
+def _inline(text: str) -> str:
+    """Names are the user's: no character of theirs may end a cell, open a link or become HTML."""
+    return " ".join(_MARKDOWN.sub(r"\\\g<0>", text).splitlines())

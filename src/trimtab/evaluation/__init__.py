@@ -1,0 +1,1 @@
+"""How good answers and reward models are: closeness to what people wrote, and RewardBench."""

@@ -1,0 +1,132 @@
+"""The judging of a comparison: every pair once, the unreadable counted, the judge tested."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from trimtab import formats
+from trimtab.arena.judging import examine, gaps, judge_matches, scores_of
+from trimtab.arena.jury import LLMJury, ScoringJury, load_jury
+from trimtab.arena.play import Played
+from trimtab.arena.texts import distinct, repetition
+from trimtab.data.tokens import Response
+from trimtab.errors import ConfigError, DataError
+from trimtab.judges.judge import Answer, Scored, Unreadable
+from trimtab.model.device import Numerics
+from trimtab.records import Comparison, Verdict
+from trimtab.rollout.types import Rollout
+from trimtab.statistics.intervals import wilson
+
+
+@dataclass
+class Lengths:
+    """Likes long answers; cannot read those with a question mark."""
+
+    name: str = "lengths"
+    asked: list[Answer] = field(default_factory=list)
+
+    def score(self, answers: Sequence[Answer]) -> list[Scored]:
+        self.asked += answers
+        return [Unreadable("a question") if "?" in one.text else float(len(one.text)) for one in answers]
+
+
+class FakeRun:
+    """Keeps what was left out."""
+
+    def __init__(self) -> None:
+        self.left_out: list[tuple[str, str]] = []
+
+    def leave_out(self, rows: list[tuple[str, str]]) -> None:
+        self.left_out += rows
+
+
+def played(name: str, *texts: str) -> Played:
+    rollouts = [Rollout((1,), Response((2,), index % 2 == 0), (0.0,)) for index in range(len(texts))]
+    return Played(name, rollouts, list(texts), [0.0] * len(texts))
+
+
+PLAYED = [played("dpo", "four", "a?", "xy"), played("ppo", "one", "b", "xy"), played("sft", "", "cc", "z")]
+PROMPTS = ["p0", "p1", "p2"]
+
+
+def test_every_pair_of_policies_is_judged_on_every_prompt() -> None:
+    run, judge = FakeRun(), Lengths()
+    found = judge_matches(ScoringJury(judge), PLAYED, PROMPTS, run)  # type: ignore[arg-type]
+    assert [(one.left, one.right) for one in found] == [("dpo", "ppo"), ("dpo", "sft"), ("ppo", "sft")]
+    assert [one.outcomes for one in found] == [[1.0, None, 0.5], [1.0, None, 1.0], [1.0, 0.0, 1.0]]
+    first = found[0].comparisons[1]
+    assert (first.a, first.source_a, first.b, first.source_b) == ("a?", "dpo", "b", "ppo")
+    assert (first.stopped_a, found[0].comparisons[0].stopped_a) == (False, True)
+    assert run.left_out == [
+        ("prompt 2, dpo against ppo", "a question"),
+        ("prompt 2, dpo against sft", "a question"),
+    ]
+    # "xy" on p2 is one answer, whoever gave it: both ended by themselves.
+    assert len(judge.asked) == len(set(judge.asked)) == 8
+
+
+def test_scores_are_by_policy_and_prompt() -> None:
+    found = scores_of(ScoringJury(Lengths()), PLAYED, PROMPTS)
+    assert found == {"dpo": [4.0, None, 2.0], "ppo": [3.0, 1.0, 2.0], "sft": [0.0, 2.0, 1.0]}
+    spread = (sum((v - 15 / 8) ** 2 for v in (4, 2, 3, 1, 2, 0, 2, 1)) / 8) ** 0.5
+    assert gaps(found, "dpo", "ppo") == [pytest.approx(1 / spread), None, 0.0]
+    assert gaps({"a": [None], "b": [None]}, "a", "b") == [None]
+
+
+def pair(chosen: str, rejected: str, preferred: str = "a") -> Comparison:
+    a, b = (chosen, rejected) if preferred == "a" else (rejected, chosen)
+    return Comparison(prompt="p", a=a, b=b, verdict=Verdict(preferred=preferred))  # type: ignore[arg-type]
+
+
+def test_a_judge_is_tested_on_what_people_chose() -> None:
+    pairs = [
+        pair("long", "s"),
+        pair("s", "long", "b"),
+        pair("same", "four"),
+        pair("why?", "s"),
+        pair("abc", "d", "b"),
+    ]
+    undecided = Comparison(prompt="p", a="x", b="yy", verdict=Verdict(preferred="tie"))
+    rows = [formats.Row(one, "h.jsonl", line) for line, one in enumerate([*pairs, undecided], start=1)]
+    run = FakeRun()
+    quality, card = examine(ScoringJury(Lengths()), rows, run, seed=0, role="judge")  # type: ignore[arg-type]
+    assert quality.accuracy == wilson(2, 4) and quality.shorter_wins == wilson(1, 4)
+    assert run.left_out == [("h.jsonl:4", "a question")]
+    assert card is not None and card.role == "judge" and card.quality.ties == 1
+    assert card.quality.accuracy == wilson(2, 4)
+    assert card.quality.longer_chosen == wilson(2, 2) and card.quality.shorter_chosen == wilson(0, 1)
+
+
+def test_a_judge_that_can_read_nothing_ends_it() -> None:
+    rows = [formats.Row(pair("why?", "s"), "h.jsonl", 1)]
+    with pytest.raises(DataError, match="the judge can read none of the held-out pairs"):
+        examine(ScoringJury(Lengths()), rows, FakeRun(), seed=0, role="judge")  # type: ignore[arg-type]
+
+
+def test_a_language_model_judges_alone(tmp_path: Path) -> None:
+    import torch
+
+    numerics = Numerics(torch.device("cpu"), None)
+    settings = tmp_path / "judge.yaml"
+    settings.write_text("model: some-model\n")
+    jury = load_jury((f"llm:{settings}",), numerics)
+    assert isinstance(jury, LLMJury) and jury.name == "some-model (helpfulness)"
+    assert jury.scores([Answer("p", "t")]) == [None] and jury.notes() == ()
+    with pytest.raises(ConfigError, match="a language model judges alone"):
+        load_jury((f"llm:{settings}", "runs/judge"), numerics)
+
+
+def test_repetition_counts_stretches_that_came_before() -> None:
+    assert repetition("a b c a b c") == pytest.approx(1 / 4)  # abc bca cab abc
+    assert repetition("x x x x x") == pytest.approx(2 / 3)
+    assert repetition("a b c d") == repetition("a b") == repetition("") == 0.0
+
+
+def test_distinct_pairs_of_words_over_all_texts() -> None:
+    assert distinct(["a b c", "a b d"]) == pytest.approx(3 / 4)
+    assert distinct(["a a a"], words=1) == pytest.approx(1 / 3)
+    assert distinct(["one", ""]) == 0.0

@@ -1,0 +1,135 @@
+"""Reliability bins and the calibration error in plain loops, in known cases, and against a known truth."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import expit, logit
+
+from trimtab.statistics.calibration import (
+    Forecasts,
+    calibration,
+    equal_mass_edges,
+    equal_width_edges,
+    from_margins,
+)
+from trimtab.statistics.rates import score_interval
+
+
+def forecasts(n, seed, sharpness=1.0):
+    """Probabilities whose true log-odds are `sharpness` times those said."""
+    generator = np.random.default_rng(seed)
+    said = expit(np.abs(generator.normal(0, 1.5, n)))
+    return Forecasts(said, (generator.random(n) < expit(sharpness * logit(said))).astype(float))
+
+
+def test_bins_are_what_a_loop_finds():
+    given_ = forecasts(103, 0)
+    found = calibration(given_, seed=0, edges=equal_width_edges(10), rounds=100)
+    raw = 0.0
+    left = list(found.bins)
+    for index in range(10):
+        inside = [
+            (p, y)
+            for p, y in zip(*given_, strict=True)
+            if index / 10 <= p < (index + 1) / 10 or p == 1 == index
+        ]
+        if not inside:
+            continue
+        bin_ = left.pop(0)
+        said, came = (np.mean(side) for side in zip(*inside, strict=True))
+        assert bin_.count == len(inside)
+        assert (bin_.mean_probability, bin_.happened.estimate) == pytest.approx((said, came))
+        assert (bin_.low, bin_.high) == (min(p for p, _ in inside), max(p for p, _ in inside))
+        assert bin_.happened == score_interval([y for _, y in inside])
+        raw += len(inside) / 103 * abs(said - came)
+    assert not left
+    assert found.raw_error == pytest.approx(raw, abs=1e-12)
+
+
+def test_equal_mass_bins_hold_as_many():
+    found = calibration(forecasts(200, 1), seed=0, rounds=100)
+    assert [bin_.count for bin_ in found.bins] == [20] * 10
+    assert all(one.high < other.low for one, other in zip(found.bins, found.bins[1:], strict=False))
+
+
+@given(st.lists(st.sampled_from([0.5, 0.6, 0.7, 0.99]), min_size=1, max_size=40))
+@settings(deadline=None, max_examples=40)
+def test_equal_forecasts_share_a_bin(said):
+    found = calibration(Forecasts(np.array(said), np.ones(len(said))), seed=0, rounds=100)
+    assert sum(bin_.count for bin_ in found.bins) == len(said)
+    assert all(one.high < other.low for one, other in zip(found.bins, found.bins[1:], strict=False))
+    assert found.raw_error == pytest.approx(1 - np.mean(said), abs=1e-12)
+
+
+def test_margins_are_read_from_the_preferred_side():
+    found = from_margins([2.0, -1.0, 0.0, math.inf])
+    assert found.probabilities == pytest.approx([expit(2), expit(1), 0.5, 1.0])
+    assert found.outcomes.tolist() == [1, 0, 0.5, 1]
+
+
+def test_a_model_that_is_right_is_not_called_wrong():
+    """The raw error of a right model is pure noise: the interval holds 0 about 97 times in 100."""
+    found = [calibration(forecasts(200, seed), seed=seed, rounds=200) for seed in range(100)]
+    assert np.mean([one.error.low == 0 for one in found]) > 0.9
+    assert np.mean([one.raw_error for one in found]) == pytest.approx(found[0].noise, rel=0.15)
+    assert np.mean([one.error.estimate for one in found]) < 0.5 * found[0].noise
+
+
+@pytest.mark.parametrize("sharpness", [0.4, 0.8])
+def test_it_holds_the_true_error_as_often_as_it_says(sharpness):
+    crowd = forecasts(50_000, 999).probabilities
+    short = expit(sharpness * logit(crowd)) - crowd
+    held = []
+    for seed in range(120):
+        sample = forecasts(200, seed, sharpness)
+        edges = equal_mass_edges(sample.probabilities)
+        truth = np.abs(np.bincount(np.searchsorted(edges, crowd, side="right"), weights=short)).sum() / 50_000
+        held.append(calibration(sample, seed=seed, rounds=200).error.contains(truth))
+    assert np.mean(held) > 0.88  # the standard error is 0.02
+
+
+def test_a_gross_error_is_found_and_sized():
+    generator = np.random.default_rng(0)
+    said = np.full(2000, 0.9)
+    found = calibration(Forecasts(said, (generator.random(2000) < 0.6) * 1.0), seed=0)
+    assert found.error.contains(0.3) and found.error.low > 0.25 and found.error.high < 0.35
+    assert len(found.bins) == 1 and found.bins[0].happened.contains(0.6)
+    assert found.error.low <= found.error.estimate <= found.error.high
+
+
+def test_flawless_forecasts_have_no_error():
+    found = calibration(Forecasts(np.array([0.0, 1.0] * 30), np.array([0.0, 1.0] * 30)), seed=0)
+    assert (found.raw_error, found.error.low, found.error.estimate, found.error.high) == (0, 0, 0, 0)
+    assert found.noise == 0
+
+
+def test_the_order_of_pairs_is_nothing_to_the_bins():
+    said, came = forecasts(80, 3)
+    order = np.random.default_rng(0).permutation(80)
+    here, there = (
+        calibration(Forecasts(said, came), seed=0, rounds=100),
+        calibration(Forecasts(said[order], came[order]), seed=0, rounds=100),
+    )
+    assert here.raw_error == pytest.approx(there.raw_error, abs=1e-12)
+    assert [bin_.count for bin_ in here.bins] == [bin_.count for bin_ in there.bins]
+
+
+@pytest.mark.parametrize(
+    ("said", "came"),
+    [([], []), ([0.5], [1, 0]), ([1.1], [1]), ([0.5], [2]), ([float("nan")], [1]), ([[0.5]], [[1]])],
+)
+def test_what_is_no_forecast_is_refused(said, came):
+    with pytest.raises(ValueError):
+        calibration(Forecasts(np.array(said), np.array(came)), seed=0, edges=np.array([0.5]))
+
+
+def test_nonsense_is_refused():
+    for margins in ([], [float("nan")], [[1.0]]):
+        with pytest.raises(ValueError, match="margins"):
+            from_margins(margins)
+    for edges in (lambda: equal_width_edges(0), lambda: equal_mass_edges(np.array([0.5]), 0)):
+        with pytest.raises(ValueError, match="at least 1 bin"):
+            edges()
