@@ -53,8 +53,8 @@ def _convergence(rows: Rows, path: Path) -> None:
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, arm, title in (
-        (left, "dpo-exact", "DPO, exact weights"),
-        (right, "ppo-exact", "PPO, exact weights"),
+        (left, "dpo-exact", "DPO, exact weights (line: what is allowed)"),
+        (right, "ppo-exact", "PPO, exact weights (line: what is allowed)"),
     ):
         _curves(axes, [row for row in rows if row["arm"] == arm], arm)
         axes.set_title(title)
@@ -102,11 +102,11 @@ def _sampling(rows: Rows, path: Path, law: Mapping[int, float]) -> None:
     ):
         for row in (row for row in rows if row["arm"] == arm):
             steps, gaps = zip(*row["gaps"], strict=True)
-            episodes = [step * 512 for step in steps]
+            episodes = [step * 512 / 1000 for step in steps]
             named = label if row["seed"] == 0 else None
             right.plot(episodes, gaps, style, color=COLOURS["ppo"], linewidth=1, label=named)
             limit = 0.02 * row["range"]
             right.axhline(limit, color="#8a8f96", linewidth=1)
-    right.set(yscale="log", xlabel="episodes", title="PPO with the sampler (line: 2 % of J* − J_ref)")
+    right.set(yscale="log", xlabel="episodes, thousands", title="PPO with the sampler (line: 2 % of J* − J_ref)")
     right.legend(frameon=False)
     figure.savefig(path, dpi=150)

@@ -182,6 +182,7 @@ def test_words_after_the_longest_text_are_not_read(monkeypatch):
         ("cafe\u0301 noir", ["cafe"], 0),
         ("cafe\u0301 noir", ["CAFÉ"], 1),
         ("नमस्ते", ["नम"], 0),
+        ("नमस्ते", ["नमस"], 0),  # a mark goes on where the keyword ends
         ("a👍b", ["👍", "a"], 1),
         ("x2 = 4", ["x", "4"], 1 / 2),
         ("", ["x"], 0),

@@ -35,17 +35,17 @@ def read_comparisons(source: str | Path, *, dialogues: Dialogues = "chat") -> Re
     Raises:
         DataError: there is no such file or data set.
     """
-    return _read(source, comparison_shapes(dialogues))
+    return read_shapes(source, comparison_shapes(dialogues))
 
 
 def read_demonstrations(source: str | Path, *, dialogues: Dialogues = "chat") -> Reading[Demonstration]:
     """Responses to imitate: demonstrations, or the preferred answers of comparisons."""
-    return _read(source, demonstration_shapes(dialogues))
+    return read_shapes(source, demonstration_shapes(dialogues))
 
 
 def read_prompts(source: str | Path, *, dialogues: Dialogues = "chat") -> Reading[Prompt]:
     """Prompts alone, or those of any other rows; each once, where it first stood."""
-    reading = _read(source, prompt_shapes(dialogues))
+    reading = read_shapes(source, prompt_shapes(dialogues))
     first: dict[str, Row[Prompt]] = {}
     for row in reading.rows:
         first.setdefault(prompt_key(row.record), row)
@@ -54,15 +54,15 @@ def read_prompts(source: str | Path, *, dialogues: Dialogues = "chat") -> Readin
 
 def read_ratings(source: str | Path) -> Reading[Rating]:
     """Single responses, each labelled good or bad."""
-    return _read(source, RATINGS)
+    return read_shapes(source, RATINGS)
 
 
 def read_any(source: str | Path, *, dialogues: Dialogues = "chat") -> Reading[Record]:
     """Whatever each row holds."""
-    return _read(source, all_shapes(dialogues))
+    return read_shapes(source, all_shapes(dialogues))
 
 
-def _read(source: str | Path, shapes: Mapping[str, Shape[R]]) -> Reading[R]:
+def read_shapes(source: str | Path, shapes: Mapping[str, Shape[R]]) -> Reading[R]:
     content = read_content(source)
     rows, defects = [], list(content.defects)
     for line, entry in content.entries:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from trimtab.formats.dialogues import Dialogues
-from trimtab.formats.reading import _read
+from trimtab.formats.reading import read_shapes
 from trimtab.formats.rows import RawRow, Reading, RowError, excerpt
 from trimtab.formats.shapes import Shape, comparison_shapes
 from trimtab.formats.values import messages_of, prompt_of_value, split_chat, text_of
@@ -79,7 +79,7 @@ def read_benchmark(source: str | Path, *, dialogues: Dialogues = "chat") -> Read
     Raises:
         DataError: there is no such file or data set.
     """
-    return _read(source, benchmark_shapes(dialogues))
+    return read_shapes(source, benchmark_shapes(dialogues))
 
 
 def benchmark_shapes(dialogues: Dialogues) -> Mapping[str, Shape[BenchmarkRow]]:

@@ -100,8 +100,9 @@ def fit_intervals(
 
     The intervals are the estimates ± z bootstrap standard errors in log-odds; that of theta is then made
     a rate. In simulations with known truth (benchmarks/interval_coverage.py) it holds theta 93 to 97
-    times in 100 from 200 prompts on. Percentile, BCa and bootstrap-t intervals of the same rounds came out 1 to 3 points
-    lower: the spread of a log-odds grows outwards, so their outer end is too far and their inner too near.
+    times in 100 from 200 prompts on. Percentile, BCa and bootstrap-t intervals of the same rounds came out 1
+    to 3 points lower: the spread of a log-odds grows outwards, so their outer end is too far and their inner
+    too near.
 
     Where the fit is all but certain of every outcome (fewer than 10 are expected to go against it, because
     one policy always wins or because the longer answer does), all rounds are alike and their spread means
