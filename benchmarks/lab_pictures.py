@@ -107,6 +107,8 @@ def _sampling(rows: Rows, path: Path, law: Mapping[int, float]) -> None:
             right.plot(episodes, gaps, style, color=COLOURS["ppo"], linewidth=1, label=named)
             limit = 0.02 * row["range"]
             right.axhline(limit, color="#8a8f96", linewidth=1)
-    right.set(yscale="log", xlabel="episodes, thousands", title="PPO with the sampler (line: 2 % of J* − J_ref)")
+    right.set(
+        yscale="log", xlabel="episodes, thousands", title="PPO with the sampler (line: 2 % of J* − J_ref)"
+    )
     right.legend(frameon=False)
     figure.savefig(path, dpi=150)

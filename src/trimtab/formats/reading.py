@@ -63,6 +63,7 @@ def read_any(source: str | Path, *, dialogues: Dialogues = "chat") -> Reading[Re
 
 
 def read_shapes(source: str | Path, shapes: Mapping[str, Shape[R]]) -> Reading[R]:
+    """Every row of a file or data set by the first of these shapes that recognises it."""
     content = read_content(source)
     rows, defects = [], list(content.defects)
     for line, entry in content.entries:
