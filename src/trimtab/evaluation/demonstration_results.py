@@ -32,10 +32,10 @@ def closeness_rows(models: Sequence[ModelScores]) -> Rows:
 
 def likelihood_rows(models: Sequence[ModelScores]) -> Rows:
     """Nats per token of people's answers and of plain text, with changes; the head first."""
-    rows: Rows = [("model", "people's answers", "change", "plain text", "change", "perplexity")]
+    rows: Rows = [("model", "people's answers", "change", "perplexity", "plain text", "change")]
     for one in models:
-        text = ("", "") if one.text is None else _loss(one.text)
-        rows.append((one.model, *_loss(one.demonstrations), *text, number(one.demonstrations.perplexity, 2)))
+        answers, text = _loss(one.demonstrations), ("", "") if one.text is None else _loss(one.text)
+        rows.append((one.model, *answers, number(one.demonstrations.perplexity, 2), *text))
     return rows
 
 
