@@ -9,12 +9,10 @@ import torch
 
 from tiny import CHAT_TEMPLATE, tiny_tokenizer
 from trimtab.data.tokens import Codec, Example, Limits, Response, UnusableRow
-from trimtab.errors import DataError
-from trimtab.judges.reward_model import Answer, as_read_by, encode_answer, score
+from trimtab.judges.reward_model import Answer, encode_answer, score
 from trimtab.model.device import Numerics
 from trimtab.model.scalar import Scorer, new_scorer
 from trimtab.records import Message
-from trimtab.rollout.types import Rollout
 
 STOP = 2
 CODEC = Codec(tiny_tokenizer(), stop_id=STOP, pad_id=0)
@@ -37,13 +35,6 @@ def with_other_template(scorer: Scorer) -> Scorer:
 def ids(text: str) -> tuple[int, ...]:
     return tuple(CODEC.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-
-def sampled(text: str, *, stopped: bool) -> Rollout:
-    drawn = (*ids(text), *((STOP,) if stopped else ()))
-    return Rollout(CODEC.encode_prompt(ASKED, 200)[0], Response(drawn, stopped), (-1.0,) * len(drawn))
-
-
-# Scores
 
 EXAMPLES = [
     Example((5, 6, 7), (Response((8, 9, 10, 2), True), Response((11, 12), False))),
@@ -99,38 +90,13 @@ def test_nothing_that_was_cut_off_cannot_be_scored() -> None:
         encode_answer(CODEC, Answer(ASKED, "", False), WIDE)
 
 
-# Samples
-
-
-def test_the_very_ids_where_the_tokenizer_is_the_same(scorer: Scorer) -> None:
-    # Ids that no encoding of their text gives, and text that strips: only the ids tell.
-    odd = Rollout((5, 6), Response((*ids(" "), *ids("7"), *ids(" "), STOP), True), (-1.0,) * 4)
-    found = as_read_by(scorer, CODEC, [odd], [ASKED], WIDE)
-    assert found == [Example((5, 6), (odd.response,))]
-
-
 def test_another_tokenizer_reads_the_text_through_its_own_template(scorer: Scorer) -> None:
     judge = with_other_template(scorer)
-    rollouts = [sampled("7, surely", stopped=True), sampled("nine", stopped=False)]
-    found = as_read_by(judge, CODEC, rollouts, [ASKED, ASKED], WIDE)
     prompt = ids(
         "<|im_start|>system\nYou judge.<|im_end|>\n"
         "<|im_start|>user\nName a prime.<|im_end|>\n<|im_start|>assistant\n"
     )
-    assert found == [
-        Example(prompt, (Response((*ids("7, surely"), STOP), True),)),
-        Example(prompt, (Response(ids("nine"), False),)),
-    ]
-
-
-def test_what_the_judge_cannot_read_is_an_error_for_people(scorer: Scorer) -> None:
-    judge = with_other_template(scorer)
-    with pytest.raises(DataError, match="the judge cannot read an answer") as caught:
-        as_read_by(judge, CODEC, [sampled("7", stopped=True)], [ASKED], Limits(prompt=5, response=5))
-    assert caught.value.where == "runs/judge"
-    assert "more than the 5 of max_prompt" in caught.value.found
-
-
-def test_each_sample_has_its_prompt(scorer: Scorer) -> None:
-    with pytest.raises(ValueError, match="argument 2 is shorter"):
-        as_read_by(with_other_template(scorer), CODEC, [sampled("7", stopped=True)], [ASKED, ASKED], WIDE)
+    ended = encode_answer(judge.codec, Answer(ASKED, "7, surely", True), WIDE)
+    assert ended == Example(prompt, (Response((*ids("7, surely"), STOP), True),))
+    cut = encode_answer(judge.codec, Answer(ASKED, "nine", False), WIDE)
+    assert cut == Example(prompt, (Response(ids("nine"), False),))

@@ -7,14 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trimtab.data.tokens import Codec, Example, Limits, UnusableRow
-from trimtab.errors import DataError
 from trimtab.judges.judge import Answer, Scored, Unreadable
 from trimtab.model import classifier, scalar
 from trimtab.model.classifier import Classifier
 from trimtab.model.passes import over_rows, response_count
 from trimtab.model.scalar import Scorer
-from trimtab.records import Prompt
-from trimtab.rollout.types import Rollout
 
 LIMITS = Limits(prompt=1024, response=1024)
 """Of what is only judged, not trained on."""
@@ -72,31 +69,6 @@ def score(
         name=name,
     )
     return [tuple(part.tolist()) for part in values]
-
-
-def as_read_by(
-    scorer: Scorer, codec: Codec, rollouts: Sequence[Rollout], prompts: Sequence[Prompt], limits: Limits
-) -> list[Example]:
-    """Sampled responses as the judge's ids: the very ids where it shares the policy's tokenizer.
-
-    Raises:
-        DataError: the judge's own tokenizer, template or limits cannot take a prompt or a response.
-    """
-    if scorer.codec.fingerprint == codec.fingerprint:
-        return [rollout.example for rollout in rollouts]
-    answers = [
-        Answer(prompt, codec.decode(rollout.response.ids), rollout.response.stopped)
-        for prompt, rollout in zip(prompts, rollouts, strict=True)
-    ]
-    try:
-        return [encode_answer(scorer.codec, answer, limits) for answer in answers]
-    except UnusableRow as error:
-        raise DataError(
-            "the judge cannot read an answer",
-            where=scorer.source,
-            found=str(error),
-            fix="use a judge that was trained from the same model as the policies, or raise max_prompt",
-        ) from error
 
 
 def encode_answers(codec: Codec, answers: Sequence[Answer], limits: Limits) -> list[Example | Unreadable]:
