@@ -28,26 +28,36 @@ hypothesis.settings.register_profile(
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-# `from tiny import ...` in a test module, without putting tests/ on the path: its folders are named
-# as packages are (statistics, data), and would be found in their place.
-_spec = importlib.util.spec_from_file_location("tiny", Path(__file__).with_name("tiny.py"))
-assert _spec and _spec.loader
-tiny = importlib.util.module_from_spec(_spec)
-sys.modules["tiny"] = tiny
-_spec.loader.exec_module(tiny)
+
+def _importable(name: str) -> None:
+    """Let test modules write `import NAME`, without putting tests/ on the path: its folders are named as
+    packages are (statistics, data), and would be found in their place."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+
+
+_importable("tiny")
+_importable("endpoint")
 
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
     """The tiny tokenizer; do not change it."""
-    built: PreTrainedTokenizerFast = tiny.tiny_tokenizer()
+    from tiny import tiny_tokenizer
+
+    built: PreTrainedTokenizerFast = tiny_tokenizer()
     return built
 
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny Llama and its tokenizer, as save_pretrained writes them; do not change it."""
+    from tiny import tiny_llama, tiny_tokenizer
+
     folder = tmp_path_factory.mktemp("model")
-    tiny.tiny_llama(seed=0).save_pretrained(folder)
-    tiny.tiny_tokenizer().save_pretrained(folder)
+    tiny_llama(seed=0).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
     return folder

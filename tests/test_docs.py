@@ -55,10 +55,14 @@ def test_every_loss_names_its_source() -> None:
     assert not without
 
 
-def test_paths_in_the_readme_exist() -> None:
-    links = re.findall(r"\]\(([^)#]+)\)", README)
-    assert links
-    assert not [link for link in links if not link.startswith("http") and not (ROOT / link).exists()]
+@pytest.mark.parametrize(
+    "page",
+    [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *(ROOT / "benchmarks").rglob("*.md")],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
+def test_paths_in_documents_exist(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)\)", page.read_text(encoding="utf-8"))
+    assert not [link for link in links if not link.startswith("http") and not (page.parent / link).exists()]
 
 
 def test_the_readme_tree_is_the_tree() -> None:

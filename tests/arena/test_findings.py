@@ -136,13 +136,15 @@ def test_rows_name_no_winner_when_the_judge_cannot_tell(findings):
 
 def test_limits_count_what_there_is(findings):
     said = " ".join(limits(findings))
-    assert "One training run of each method" in said and "3 win rates" in said
+    assert "One training run of each method" in said and "3 comparisons were made" in said
     assert limits(findings)[-1] == findings.caveats[-1]
-    assert "adjusted for their number (Holm)" in said and "no verdict" not in said
+    assert "adjusted for that (Holm)" in said and "no verdict" not in said
     silent = dataclasses.replace(findings.matches[0], unjudged=7)
     assert "On 7 pairs of answers" in " ".join(limits(dataclasses.replace(findings, matches=(silent,))))
     other = dataclasses.replace(findings, seeds=3, matches=findings.matches[:1])
-    assert "3 training runs" in " ".join(limits(other)) and "win rates" not in " ".join(limits(other))
+    assert "3 training runs" in " ".join(limits(other)) and "comparisons were made" not in " ".join(
+        limits(other)
+    )
 
 
 def test_a_curve_keeps_gaps_and_skips_other_rows():

@@ -15,6 +15,7 @@ from trimtab.arena.play import Played
 from trimtab.arena.texts import distinct, repetition
 from trimtab.data.tokens import Response
 from trimtab.errors import ConfigError, DataError
+from trimtab.judges.ensemble import Ensemble
 from trimtab.judges.judge import Answer, Scored, Unreadable
 from trimtab.model.device import Numerics
 from trimtab.records import Comparison, Verdict
@@ -55,9 +56,12 @@ PROMPTS = ["p0", "p1", "p2"]
 
 def test_every_pair_of_policies_is_judged_on_every_prompt() -> None:
     run, judge = FakeRun(), Lengths()
-    found = judge_matches(ScoringJury(judge), PLAYED, PROMPTS, run)  # type: ignore[arg-type]
+    jury = ScoringJury(judge)
+    scores = scores_of(jury, PLAYED, PROMPTS)
+    found = judge_matches(jury, PLAYED, PROMPTS, scores, run)  # type: ignore[arg-type]
     assert [(one.left, one.right) for one in found] == [("dpo", "ppo"), ("dpo", "sft"), ("ppo", "sft")]
     assert [one.outcomes for one in found] == [[1.0, None, 0.5], [1.0, None, 1.0], [1.0, 0.0, 1.0]]
+    assert found[0].scores == [(4.0, 3.0), None, (2.0, 2.0)]
     first = found[0].comparisons[1]
     assert (first.a, first.source_a, first.b, first.source_b) == ("a?", "dpo", "b", "ppo")
     assert (first.stopped_a, found[0].comparisons[0].stopped_a) == (False, True)
@@ -118,6 +122,34 @@ def test_a_language_model_judges_alone(tmp_path: Path) -> None:
     assert jury.scores([Answer("p", "t")]) == [None] and jury.notes() == ()
     with pytest.raises(ConfigError, match="a language model judges alone"):
         load_jury((f"llm:{settings}", "runs/judge"), numerics)
+
+
+@dataclass
+class Votes:
+    """Scores by answer text, as written down."""
+
+    name: str
+    scores: dict[str, float]
+
+    def score(self, answers: Sequence[Answer]) -> list[Scored]:
+        return [self.scores.get(one.text, Unreadable("unknown")) for one in answers]
+
+
+def test_judges_that_are_averaged_say_how_far_they_agree() -> None:
+    short = {"a": 1.0, "bb": 2.0, "ccc": 3.0, "dddd": 4.0, "no opinion": 0.0}
+    other = {**short, "a": 2.5, "ccc": 3.0, "dddd": 3.0}
+    del other["no opinion"]
+    jury = ScoringJury(Ensemble((Votes("one", short), Votes("two", other))))
+    assert jury.notes() == ()
+    pairs = [("a", "bb"), ("bb", "ccc"), ("ccc", "dddd"), ("a", "dddd"), ("bb", "bb"), ("a", "no opinion")]
+    jury.verdicts([Comparison(prompt="p", a=a, b=b) for a, b in pairs])
+    (note,) = jury.notes()
+    # They differ on a-bb, and on ccc-dddd, which is a tie to the second; equal and unread pairs do not count.
+    assert note.startswith("The 2 judges that are averaged agree on 50.0\u00a0% of 4 pairs of answers")
+    # Coincidences: b-b twice (4 ratings), a-b and tie-b once each; observed 4/8, expected by counts 6 b, 1 a,
+    # 1 tie: (36 - 6) / 56 alike.
+    assert "alpha is \u22120.08 [" in note
+    assert pytest.approx(-0.0769, abs=1e-4) == 1 - (4 / 8) / (1 - 30 / 56)
 
 
 def test_repetition_counts_stretches_that_came_before() -> None:

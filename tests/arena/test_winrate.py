@@ -1,5 +1,6 @@
 """Matches counted by hand; what the headline may and may not say."""
 
+import dataclasses
 import math
 
 import pytest
@@ -74,6 +75,25 @@ def test_p_values_are_raised_for_the_number_of_matches():
     assert [one.test.p_value for one in found] == pytest.approx(exact)
     # Holm: the smallest times 3, the next times 2, the largest as it is.
     assert [one.p_adjusted for one in found] == pytest.approx([2 * exact[0], exact[1], 3 * exact[2]])
+
+
+def test_differences_of_scores_are_paired_and_adjusted():
+    """Prompts differ by hundreds, policies by one: only the paired difference can tell."""
+    base = [100.0 * prompt for prompt in range(16)]
+    better = judged("a" * 16)
+    gains = [1.0 + 0.01 * prompt for prompt in range(16)]
+    scored = [(b + gain, b) for b, gain in zip(base, gains, strict=True)]
+    one = dataclasses.replace(better, scores=scored)
+    other = dataclasses.replace(better, scores=[*[(b + (-1) ** i, b) for i, b in enumerate(base[:15])], None])
+    unscored = better
+    first, second, third = match_up([one, other, unscored], seed=0)
+    assert third.difference is None
+    assert first.difference.mean.estimate == pytest.approx(1.075)
+    assert 1.0 < first.difference.mean.low < 1.075 < first.difference.mean.high < 1.15
+    # All 16 positive: of 2^16 patterns of signs only two are as far; two tests, so times 2 (Holm).
+    assert first.difference.test.p_value == 2 / 2**16 and first.difference.p_adjusted == 4 / 2**16
+    assert second.difference.mean.n == 15
+    assert second.difference.p_adjusted == second.difference.test.p_value == 1.0
 
 
 def test_equal_length_takes_away_what_length_gave():

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import typer
 
+from endpoint import scripted_endpoint
 from trimtab import __version__
 from trimtab.cli.main import app
 from trimtab.cli.text import visible
@@ -50,7 +51,7 @@ def test_the_commands_are_those_that_the_docs_speak_of() -> None:
     names = {" ".join(path) for path, command in COMMANDS if not hasattr(command, "commands")}
     assert names == {
         "run", "demo", "sft", "reward", "dpo", "ppo", "compare", "generate", "play", "judge", "doctor",
-        "verify", "eval demonstrations", "eval reward",
+        "verify", "eval demonstrations", "eval reward", "eval agreement",
         "data check", "data stats", "data preview", "models get", "models list", "runs list", "runs show",
     }  # fmt: skip
 
@@ -330,7 +331,7 @@ class TestAnswers:
     def test_an_answer_cannot_steer_the_terminal(
         self, trimtab: Callable[..., Any], model_folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(Codec, "decode", lambda *_: HOSTILE)
+        monkeypatch.setattr(Codec, "decode_response", lambda *_: HOSTILE)
         words = ("generate", model_folder, "--prompt", "p", "--max-new", 1, "--device", "cpu")
         said = trimtab(*words)
         assert said.out == "␛]0;owned␇␛[2J\\x9b31m␍line\nnext\ttab␀␡\n"
@@ -361,6 +362,37 @@ class TestAnswers:
         assert len(written) == 2 and str(scorer_folder) in judged.read_text()
         said = trimtab(*words, "--out", tmp_path / "again.jsonl")
         assert said.code == 0 and said.out.endswith(f"left out: 0\n{tmp_path / 'again.jsonl'}\n")
+
+    def test_a_language_model_judges_and_agreement_is_told(
+        self, trimtab: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("JUDGE_KEY", "key")
+        matches, judged, settings = (tmp_path / name for name in ("m.jsonl", "j.jsonl", "judge.yaml"))
+        rows = [
+            {"prompt": f"q {n}", "chosen": ("bad", "good good")[n % 2], "rejected": "good"} for n in range(4)
+        ]
+        matches.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        with scripted_endpoint() as server:
+            settings.write_text(
+                f"model: m\nbase_url: {server.url}\napi_key_env: JUDGE_KEY\ncache: {tmp_path / 'cache'}\n"
+            )
+            words = ("judge", matches, "--by", f"llm:{settings}")
+            said = trimtab(*words, "--out", judged)
+            assert said.code == 0 and len(server.asked) == 8  # in both orders
+            assert "m (helpfulness) gave 4 of 4 verdicts: 2 for a, 2 for b" in said.out
+            free = trimtab(*words, "--out", tmp_path / "again.jsonl")
+            assert free.code == 0 and len(server.asked) == 8
+            assert "8 of them answered from the cache" in free.out
+        unknown = trimtab("judge", matches, "--by", "llm:no.yaml", "--out", tmp_path / "x.jsonl")
+        assert unknown.code == 1 and "no.yaml" in unknown.err and not (tmp_path / "x.jsonl").exists()
+
+        found = json.loads(trimtab("eval", "agreement", matches, judged, "--json").out)
+        assert found["judges"] == [str(matches), str(judged)] and found["comparisons"] == 4
+        assert found["between"][0]["share"]["estimate"] == 0.5
+        said = trimtab("eval", "agreement", matches, judged)
+        assert said.code == 0 and "Krippendorff's alpha of the 2 judges on 4 comparisons" in said.out
+        alone = trimtab("eval", "agreement", matches)
+        assert alone.code == 1 and "agreement needs two files" in alone.err
 
 
 class TestLooking:

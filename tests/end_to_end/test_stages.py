@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from endpoint import Say, scripted_endpoint
 from trimtab.arena.compare import compare
 from trimtab.arena.settings import CompareSettings
 from trimtab.config import build
@@ -213,6 +214,37 @@ def test_the_comparison_finds_the_planted_difference(
     assert all(cost.wall_s > 0 for cost in result.costs)
     page = (folder / "compare" / "report.html").read_text(encoding="utf-8")
     assert result.headline.split(":")[0] in page
+
+
+def test_a_language_model_judges_the_comparison(
+    folder: Path, data: dict[str, str], sft_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No scores, so no reward against KL; all the rest of the report stands."""
+    monkeypatch.setenv("JUDGE_KEY", "key")
+    with scripted_endpoint() as server:
+        server.script = lambda asked: Say(asked.verdict("1" if "a" in asked.part("response 1") else "2"))
+        (folder / "llm.yaml").write_text(
+            f"model: m\nbase_url: {server.url}\napi_key_env: JUDGE_KEY\ncache: {folder / 'cache'}\n"
+        )
+        settings = build(
+            CompareSettings,
+            {
+                "policies": {"dpo": str(folder / "dpo"), "sft": str(sft_run)},
+                "reference": str(sft_run),
+                "judge": f"llm:{folder / 'llm.yaml'}",
+                "held_out": data["held_out"],
+                "max_prompt": 64,
+                "max_response": 12,
+                "precision": "float32",
+            },
+        )
+        with open_run(folder / "by-llm", "compare", settings, resume=False) as run:
+            result = compare(settings, run)
+    assert all(policy.judge_reward is None for policy in result.policies)
+    assert result.matches[0].difference is None
+    assert any("questions" in caveat for caveat in result.caveats)
+    page = (folder / "by-llm" / "report.html").read_text(encoding="utf-8")
+    assert "Who was preferred" in page and "Reward against distance" not in page
 
 
 def test_saved_models_load_with_transformers_alone(sft_run: Path, reward_run: Path) -> None:

@@ -174,6 +174,24 @@ def test_an_ensemble_means_scores_of_one_scale() -> None:
     expected = [(a + b) / 2 for a, b in zip(first, second, strict=True)]
     assert both.score(ANSWERS) == pytest.approx(expected, rel=1e-12)
     assert both.name == "fixed + large"
+    assert both.opinions[ANSWERS[1]] == (2.0, 300.0)
+
+
+def test_the_first_answers_set_the_scale_for_all_later_ones() -> None:
+    moods = [(1.0, 2.0, 3.0, 6.0), (5.0,)]
+
+    @dataclass
+    class Moody:
+        name: str = "moody"
+        asked: int = -1
+
+        def score(self, answers: Sequence[Answer]) -> list[Scored]:
+            self.asked += 1
+            return list(moods[self.asked])
+
+    both = Ensemble((Moody(), Moody()))
+    both.score(ANSWERS)
+    assert both.score(ANSWERS[:1]) == [pytest.approx((5 - 3) / 3.5**0.5)]
 
 
 def test_a_member_without_an_opinion_has_no_say_and_one_that_cannot_read_is_heard() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from trimtab.statistics import bootstrap
+from trimtab.statistics import resampling
 from trimtab.statistics.bootstrap import bootstrap_mean
 
 
@@ -33,7 +33,7 @@ def test_it_is_scipys_bca(values, level):
 
 def test_drawing_in_parts_changes_nothing(monkeypatch):
     whole = bootstrap_mean(skewed(50), seed=1, rounds=500)
-    monkeypatch.setattr(bootstrap, "DRAWS_AT_ONCE", 50 * 7)
+    monkeypatch.setattr(resampling, "VALUES_AT_ONCE", 50 * 7)
     assert bootstrap_mean(skewed(50), seed=1, rounds=500) == whole
 
 

@@ -79,7 +79,7 @@ def compare(settings: CompareSettings, run: Run) -> Findings:
     quality, card = examine(jury, held_out.pairs, run, seed=settings.seed, role="judge")
     progress.say(f"  {quality.sentence}")
     scores = scores_of(jury, played, held_out.prompts)
-    judged = judge_matches(jury, played, held_out.prompts, run)
+    judged = judge_matches(jury, played, held_out.prompts, scores, run)
     notes = jury.notes()
     del jury
     gc.collect()
@@ -142,7 +142,10 @@ def play(name: str, source: str, reference: Policy, held_out: HeldOut, settings:
     kl = [0.0] * len(rollouts)
     if not same:
         kl = divergence(policy, reference, rollouts, row_tokens=settings.row_tokens, name=name)
-    texts = [policy.codec.decode(rollout.response.ids) for rollout in rollouts]
+    texts = [
+        policy.codec.decode_response(prompt, rollout.response.ids)
+        for prompt, rollout in zip(held_out.prompts, rollouts, strict=True)
+    ]
     return Played(name, rollouts, texts, kl)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -37,9 +37,17 @@ def scores_of(
 
 
 def judge_matches(
-    jury: Jury, played: Sequence[Played], prompts: Sequence[Prompt], run: Run
+    jury: Jury,
+    played: Sequence[Played],
+    prompts: Sequence[Prompt],
+    scores: Mapping[str, Sequence[float | None]],
+    run: Run,
 ) -> list[Judgments]:
-    """Verdicts on every pair of policies and every prompt, asked in one call."""
+    """Verdicts on every pair of policies and every prompt, asked in one call.
+
+    Args:
+        scores: each policy's, as `scores_of` gives them.
+    """
     pairs = list(itertools.combinations(played, 2))
     comparisons = [
         Comparison(
@@ -69,6 +77,10 @@ def judge_matches(
             right.policy,
             comparisons[place * len(prompts) : (place + 1) * len(prompts)],
             verdicts[place * len(prompts) : (place + 1) * len(prompts)],
+            [
+                None if a is None or b is None else (a, b)
+                for a, b in zip(scores[left.policy], scores[right.policy], strict=True)
+            ],
         )
         for place, (left, right) in enumerate(pairs)
     ]

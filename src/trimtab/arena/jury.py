@@ -10,6 +10,7 @@ from typing import Protocol
 from trimtab.config import build, read_yaml
 from trimtab.errors import ConfigError
 from trimtab.judges import llm
+from trimtab.judges.ensemble import Ensemble
 from trimtab.judges.judge import Answer, Scored, ScoringJudge, Unreadable, both_answers
 from trimtab.judges.llm_settings import LLMJudgeSettings
 from trimtab.judges.named import load_judge
@@ -47,6 +48,7 @@ class ScoringJury:
 
     judge: ScoringJudge
     known: dict[Answer, Scored] = field(default_factory=dict)
+    compared: set[tuple[Answer, Answer]] = field(default_factory=set)
 
     @property
     def name(self) -> str:
@@ -56,6 +58,7 @@ class ScoringJury:
     def verdicts(self, comparisons: Sequence[Comparison]) -> list[Verdict | Unreadable]:
         """The higher score wins."""
         pairs = [both_answers(comparison) for comparison in comparisons]
+        self.compared |= set(pairs)
         self._score([answer for pair in pairs for answer in pair])
         return [
             verdict_or_reason(comparison, self.known[a], self.known[b], judge=self.name)
@@ -69,8 +72,8 @@ class ScoringJury:
         return [None if isinstance(one, Unreadable) else one for one in found]
 
     def notes(self) -> tuple[str, ...]:
-        """Nothing to add."""
-        return ()
+        """Where several are averaged: how far they agree with each other."""
+        return self.judge.agreement(self.compared) if isinstance(self.judge, Ensemble) else ()
 
     def _score(self, answers: Sequence[Answer]) -> None:
         new = [answer for answer in dict.fromkeys(answers) if answer not in self.known]

@@ -43,12 +43,12 @@ def answer_texts(
     rollouts = answer(policy, encoded.examples, stopping, drawn_from, name=Path(source).name)
     return [
         {
-            "response": policy.codec.decode(rollout.response.ids),
+            "response": policy.codec.decode_response(row.record, rollout.response.ids),
             "tokens": len(rollout.response.ids),
             "stopped": rollout.response.stopped,
             "logprob": sum(rollout.logprobs),
         }
-        for rollout in rollouts
+        for row, rollout in zip(rows, rollouts, strict=True)
     ]
 
 

@@ -58,6 +58,7 @@ def render(findings: Findings, *, nonce: str) -> str:
         calibrations=[picture for key, picture in pictures.items() if key.startswith("calibration")],
         training=training,
         matches=tables.match_rows(findings),
+        differences=tables.difference_rows(findings),
         matrix=tables.matrix_rows(findings) if len(findings.policies) > 2 else [],
         ranking=tables.ranking_rows(findings.ranking) if findings.ranking else [],
         policies=tables.summary_rows(findings),

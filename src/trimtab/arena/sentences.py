@@ -6,6 +6,7 @@ from trimtab.arena.findings import Findings
 from trimtab.arena.winrate import CHANCE, Match
 from trimtab.statistics.intervals import number
 from trimtab.statistics.length_control import LengthControlled
+from trimtab.statistics.paired import comparisons_line
 from trimtab.statistics.sample_size import sample_size_line
 
 
@@ -54,11 +55,8 @@ def limits(findings: Findings) -> tuple[str, ...]:
         said.append(
             "The proxy is the reward model that PPO was trained on: a high proxy reward alone is no merit."
         )
-    if len(findings.matches) > 1:
-        said.append(
-            f"{len(findings.matches)} win rates are shown and each interval stands alone: the chance "
-            "that at least one of them misses is larger. The p-values are adjusted for their number (Holm)."
-        )
+    if several := comparisons_line(len(findings.matches)):
+        said.append(several)
     unjudged = sum(match.unjudged for match in findings.matches)
     if unjudged:
         said.append(f"On {unjudged} pairs of answers the judge gave no verdict; they are in no rate.")

@@ -62,6 +62,23 @@ def match_rows(findings: Findings) -> Rows:
     ]
 
 
+def difference_rows(findings: Findings) -> Rows:
+    """Mean differences of the judge's scores; only a head where the judge gives no scores."""
+    rows: Rows = [("policy", "against", "difference of scores", "prompts", "p, adjusted")]
+    rows += [
+        (
+            match.left,
+            match.right,
+            match.difference.mean.text(),
+            str(match.difference.mean.n),
+            p_value(match.difference.p_adjusted),
+        )
+        for match in findings.matches
+        if match.difference
+    ]
+    return rows
+
+
 def ranking_rows(ranking: Ranking) -> Rows:
     """Strengths and ranks as a table of text, the strongest first; its head before."""
     order = sorted(range(len(ranking.names)), key=lambda place: -ranking.strengths[place].estimate)

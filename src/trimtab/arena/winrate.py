@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from trimtab.records import Comparison, Preferred, Verdict
+from trimtab.statistics.bootstrap import bootstrap_mean
 from trimtab.statistics.intervals import PERCENT, Interval, number, wilson
 from trimtab.statistics.length_control import LengthControlled, length_controlled
-from trimtab.statistics.paired import SignTest, holm, sign_test
+from trimtab.statistics.paired import SignFlipTest, SignTest, holm, sign_flip_test, sign_test
 from trimtab.statistics.ranking import Judged, Ranking, rank
 from trimtab.statistics.rates import RateInterval, rate_interval
 
@@ -25,6 +26,18 @@ CHANCE = 0.5
 
 OUTCOMES: Mapping[Preferred, float] = {"a": 1.0, "b": 0.0, "tie": 0.5, "both_bad": 0.5}
 """What a verdict counts for the policy that wrote `a`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreDifference:
+    """By how much a judge scores one policy's answers above another's, prompt by prompt."""
+
+    mean: Interval
+    """Left's score less right's, in the judge's units; the prompts' own difficulty cancels out."""
+    test: SignFlipTest
+    """Whether the differences could be as often negative as positive."""
+    p_adjusted: float
+    """Its p-value, raised for the number of matches (Holm)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +56,8 @@ class Match:
     """The sign test's p-value, raised for the number of matches (Holm)."""
     unjudged: int
     """Prompts on which the judge gave no verdict."""
+    difference: ScoreDifference | None = None
+    """None for a judge that gives no scores, or scores for fewer than two prompts."""
 
     def __post_init__(self) -> None:
         judged = self.wins + self.ties + self.losses
@@ -126,6 +141,8 @@ class Judgments:
     """One a prompt; `a` is left's answer."""
     verdicts: Sequence[Verdict | None]
     """One a comparison; None where the judge could not decide."""
+    scores: Sequence[tuple[float, float] | None] = ()
+    """Left's and right's, one pair a comparison, None where one is missing; empty for a judge without."""
 
     @property
     def outcomes(self) -> list[float | None]:
@@ -141,10 +158,28 @@ def match_up(judged: Sequence[Judgments], *, seed: int) -> tuple[Match, ...]:
     """
     tests = [_test(one.outcomes) for one in judged]
     adjusted = holm([test.p_value for test in tests])
-    return tuple(_match(one, test, p, seed) for one, test, p in zip(judged, tests, adjusted, strict=True))
+    differences = _score_differences(judged, seed)
+    return tuple(
+        _match(one, test, p, difference, seed)
+        for one, test, p, difference in zip(judged, tests, adjusted, differences, strict=True)
+    )
 
 
-def _match(judged: Judgments, test: SignTest, p_adjusted: float, seed: int) -> Match:
+def _score_differences(judged: Sequence[Judgments], seed: int) -> list[ScoreDifference | None]:
+    apart = [[pair[0] - pair[1] for pair in one.scores if pair is not None] for one in judged]
+    tests = [sign_flip_test(values, seed=seed) if len(values) > 1 else None for values in apart]
+    adjusted = iter(holm([test.p_value for test in tests if test is not None]))
+    return [
+        None
+        if test is None
+        else ScoreDifference(mean=bootstrap_mean(values, seed=seed), test=test, p_adjusted=next(adjusted))
+        for values, test in zip(apart, tests, strict=True)
+    ]
+
+
+def _match(
+    judged: Judgments, test: SignTest, p_adjusted: float, difference: ScoreDifference | None, seed: int
+) -> Match:
     kept = [
         (outcome, len(comparison.a), len(comparison.b))
         for outcome, comparison in zip(judged.outcomes, judged.comparisons, strict=True)
@@ -161,6 +196,7 @@ def _match(judged: Judgments, test: SignTest, p_adjusted: float, seed: int) -> M
         test=test,
         p_adjusted=p_adjusted,
         unjudged=len(judged.verdicts) - len(kept),
+        difference=difference,
     )
 
 

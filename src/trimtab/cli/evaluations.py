@@ -1,4 +1,4 @@
-"""`trimtab eval demonstrations|reward`: models against what people wrote and chose."""
+"""`trimtab eval demonstrations|reward|agreement`: models against what people wrote and chose."""
 
 from __future__ import annotations
 
@@ -111,6 +111,39 @@ def reward(
     if found.calibration is not None:
         typer.echo(f"\n{results.calibration_sentence(found.calibration)}")
     typer.echo(f"\n{out / 'report.html'}")
+
+
+@app.command()
+def agreement(
+    files: Annotated[
+        list[str], typer.Argument(help="Two or more files of the same comparisons, one a judge or a person.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Say how far judges agree with each other, and how far beyond chance.
+
+    Example: trimtab eval agreement people.jsonl by-reward-model.jsonl by-llm.jsonl
+    """
+    from trimtab import formats
+    from trimtab.evaluation import agreement as evaluation
+
+    if len(set(files)) < 2:
+        raise ConfigError(
+            "agreement needs two files",
+            where="FILES",
+            found=", ".join(files),
+            fix="name a file for each judge, such as the outputs of trimtab judge",
+        )
+    votes = {
+        file: evaluation.votes_of(row.record for row in formats.usable(formats.read_comparisons(file)))
+        for file in files
+    }
+    found = evaluation.agreement(votes)
+    if as_json:
+        typer.echo(evaluation.agreement_json(found))
+        return
+    print_rows(evaluation.agreement_rows(found))
+    typer.echo(f"\n{evaluation.alpha_sentence(found)}")
 
 
 def _encoder(name: str | None, device: str) -> Encoder | None:

@@ -211,10 +211,22 @@ class Codec:
             raise UnusableRow("the response is empty and was cut off: there is no token of it")
         return Response(ids[:limit], stopped and len(ids) <= limit)
 
+    def decode_response(self, prompt: Prompt, ids: Iterable[int]) -> str:
+        """The text of a response, without its stop token and other control tokens.
+
+        A chat's is trimmed, as templates trim it. What continues plain text keeps the space that parts it
+        from the prompt: without it, the text would be encoded to other ids.
+        """
+        text = self._text(ids)
+        return text if isinstance(prompt, str) else text.strip()
+
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of a response, without its stop token and other control tokens."""
+        """A response for people to read: trimmed, whatever it follows."""
+        return self._text(ids).strip()
+
+    def _text(self, ids: Iterable[int]) -> str:
         written = [token for token in ids if token != self.stop_id]  # which need not count as special
-        return str(self.tokenizer.decode(written, skip_special_tokens=True)).strip()
+        return str(self.tokenizer.decode(written, skip_special_tokens=True))
 
     def _render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
         if not self.tokenizer.chat_template:

@@ -36,8 +36,9 @@ from trimtab.model.policy import Policy, load_policy, response_logprobs
 from trimtab.records import Demonstration
 from trimtab.rollout.answers import answer
 from trimtab.rollout.types import Sampling
-from trimtab.statistics.bootstrap import FloatArray, bootstrap_mean, linearised_ratio
+from trimtab.statistics.bootstrap import bootstrap_mean, linearised_ratio
 from trimtab.statistics.intervals import Interval
+from trimtab.statistics.resampling import FloatArray
 
 FROZEN_BYTES = 4
 PASSAGE = 512

@@ -26,8 +26,9 @@ import numpy as np
 from trimtab.errors import DataError
 from trimtab.evaluation.ties import Sides, TiesScore, question_table, resampled_ties, score_ties
 from trimtab.formats.rewardbench import BenchmarkRow
-from trimtab.statistics.bootstrap import FloatArray, bootstrap_mean
+from trimtab.statistics.bootstrap import bootstrap_mean
 from trimtab.statistics.intervals import Interval, check_level, wilson
+from trimtab.statistics.resampling import FloatArray
 
 Benchmark = Literal["RewardBench", "RewardBench 2", "own"]
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from trimtab.errors import DataError
-from trimtab.statistics.bootstrap import FloatArray
+from trimtab.statistics.resampling import FloatArray
 
 WEIGHTS = np.array([0.30, 0.30, 0.20, 0.20, 0.01])
 """Of the columns of `question_table`, in their order."""

@@ -1,25 +1,35 @@
 """Several judges as one: the mean of their scores, each brought to the same scale.
 
-Scales differ between reward models, so each member's scores are first shifted and divided by their mean
-and deviation over all answers that are scored together. The sum then depends on that set: score all
-answers of a comparison in one call.
+Scales differ between reward models, so each member's scores are shifted and divided by their mean and
+deviation over the first answers that are scored together. That scale then stays: scores from later calls
+can be compared with the first.
+
+Shapes: N = answers, M = members.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trimtab.judges.judge import Answer, Scored, ScoringJudge, Unreadable
+from trimtab.records import Preferred
+from trimtab.statistics.agreement import nominal_alpha, raw_agreement
+
+FloatArray = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Ensemble:
     """Two or more judges that vote with equal weight."""
 
     members: tuple[ScoringJudge, ...]
+    opinions: dict[Answer, tuple[float, ...]] = field(default_factory=dict)
+    """[M] scores by answer, each in its member's own units, of all answers that every member could read."""
+    _scale: tuple[FloatArray, FloatArray] | None = None
 
     @property
     def name(self) -> str:
@@ -29,16 +39,48 @@ class Ensemble:
     def score(self, answers: Sequence[Answer]) -> list[Scored]:
         """The mean standardised score; unreadable where it is so for any member."""
         columns = [member.score(answers) for member in self.members]
-        rows = list(zip(*columns, strict=True))
-        reasons = [next((one for one in row if isinstance(one, Unreadable)), None) for row in rows]
-        readable = [row for row, reason in zip(rows, reasons, strict=True) if reason is None]
-        means = iter(_mean_of_standardised(np.array(readable, dtype=np.float64)).tolist() if readable else [])
-        return [next(means) if reason is None else reason for reason in reasons]
+        rows = [_together(row) for row in zip(*columns, strict=True)]
+        known = {
+            answer: row for answer, row in zip(answers, rows, strict=True) if not isinstance(row, Unreadable)
+        }
+        self.opinions |= known
+        if known and self._scale is None:
+            first = np.array([row for row in rows if not isinstance(row, Unreadable)])
+            self._scale = first.mean(axis=0), first.std(axis=0)
+        return [row if isinstance(row, Unreadable) else self._mean(row) for row in rows]
+
+    def agreement(self, pairs: Iterable[tuple[Answer, Answer]]) -> tuple[str, ...]:
+        """How far the members prefer the same answers, in a sentence; none where they read no pair.
+
+        Pairs of equal answers, on which nobody can differ, are left out.
+        """
+        both = [(self.opinions.get(a), self.opinions.get(b)) for a, b in pairs if a != b]
+        read = sorted((a, b) for a, b in both if a is not None and b is not None)
+        if not read:
+            return ()
+        votes = [[_vote(a[member], b[member]) for a, b in read] for member in range(len(self.members))]
+        share = raw_agreement(votes, seed=0).quoted.percent_of("pairs of answers")
+        alpha = ""
+        if len({vote for row in votes for vote in row}) > 1:
+            alpha = f"; Krippendorff's alpha is {nominal_alpha(votes, seed=0).text()}, where 0 is chance"
+        return (f"The {len(self.members)} judges that are averaged agree on {share}{alpha}.",)
+
+    def _mean(self, scores: tuple[float, ...]) -> float:
+        """A member that says the same of all answers has no say."""
+        assert self._scale is not None
+        mean, spread = self._scale
+        return float(((np.array(scores) - mean) / np.where(spread > 0, spread, 1.0)).mean())
 
 
-def _mean_of_standardised(scores: np.ndarray) -> np.ndarray:
-    """[answers, members] -> [answers]; a member that says the same of all answers has no say."""
-    spread = scores.std(axis=0)
-    standardised = (scores - scores.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
-    mean: np.ndarray = standardised.mean(axis=1)
-    return mean
+def _vote(a: float, b: float) -> Preferred:
+    if a == b:
+        return "tie"
+    return "a" if a > b else "b"
+
+
+def _together(row: tuple[Scored, ...]) -> tuple[float, ...] | Unreadable:
+    """All members' scores of one answer, or why one of them gives none."""
+    scores = [one for one in row if not isinstance(one, Unreadable)]
+    if len(scores) == len(row):
+        return tuple(scores)
+    return next(one for one in row if isinstance(one, Unreadable))

@@ -266,6 +266,7 @@ class Endpoint:
         self.name = f"{settings.address} (model {settings.model})"
         self.stopped = threading.Event()
         self.requests = self.retries = 0
+        self._refused: ModelError | None = None
         self._key = settings.key()
         self._wait = wait
         self._lock = threading.Lock()
@@ -286,7 +287,7 @@ class Endpoint:
         """
         for attempt in range(self.settings.retries + 1):
             if self.stopped.is_set():
-                raise Unanswered("the work was stopped")
+                raise self._refused or Unanswered("the work was stopped")
             with self._lock:
                 self.requests += 1
                 self.retries += attempt > 0
@@ -316,7 +317,9 @@ class Endpoint:
             status = error.status_code
             if status in RETRIED or status >= 500:
                 raise _Failed(f"status {status}", retry_after(error.response.headers)) from None
-            raise self._refusal(error, about) from None
+            self._refused = self._refusal(error, about)
+            self.stopped.set()  # here, in the thread that knows first: nobody asks again
+            raise self._refused from None
         except ValueError as error:
             raise _Failed(f"the answer is no chat completion: {error}") from None
 

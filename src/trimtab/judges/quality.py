@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from trimtab.records import Comparison
-from trimtab.statistics.bootstrap import FloatArray
 from trimtab.statistics.calibration import Calibration, calibration, from_margins
 from trimtab.statistics.intervals import Interval, wilson
+from trimtab.statistics.resampling import FloatArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,15 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
 
 from trimtab.statistics.intervals import Interval, check_level
-
-FloatArray = NDArray[np.float64]
-
-DRAWS_AT_ONCE = 2_000_000
-"""Values gathered at a time: bounds memory to some tens of MB whatever N and R are."""
+from trimtab.statistics.resampling import FloatArray, bca_ends, draws
 
 
 def bootstrap_mean(
@@ -43,13 +37,11 @@ def bootstrap_mean(
         raise ValueError(f"a bootstrap needs at least two values in one row, got shape {sample.shape}")
     if not np.isfinite(sample).all():
         raise ValueError("a value is not finite: leave out or mend its prompt before averaging")
-    if rounds < 100:
-        raise ValueError(f"rounds must be at least 100, got {rounds}: the ends of the interval are noise")
     mean = float(sample.mean())
+    means = np.concatenate([sample[drawn].mean(axis=1) for drawn in draws(sample.size, rounds, seed)])
     low = high = mean
-    if np.ptp(sample) > 0:
-        means = _resampled_means(sample, rounds, np.random.default_rng(seed))
-        low, high = np.quantile(means, _bca_probabilities(sample, mean, means, level)).tolist()
+    if np.ptp(sample) > 0:  # rounding alone would give equal values a width
+        low, high = bca_ends(mean, means, sample - mean, np.ones_like(sample), level)
     return Interval(mean, low, high, level, int(sample.size), "BCa bootstrap over prompts")
 
 
@@ -67,25 +59,3 @@ def linearised_ratio(totals: FloatArray | Sequence[float], counts: FloatArray | 
     ratio = total.sum() / count.sum()
     values: FloatArray = ratio + (total - ratio * count) / count.mean()
     return values
-
-
-def _resampled_means(sample: FloatArray, rounds: int, generator: np.random.Generator) -> FloatArray:
-    """[R] means of N values drawn with replacement."""
-    at_once = max(1, DRAWS_AT_ONCE // sample.size)
-    parts = []
-    for start in range(0, rounds, at_once):
-        drawn = generator.integers(0, sample.size, (min(at_once, rounds - start), sample.size))
-        parts.append(sample[drawn].mean(axis=1))
-    return np.concatenate(parts)
-
-
-def _bca_probabilities(sample: FloatArray, mean: float, means: FloatArray, level: float) -> FloatArray:
-    """[2] the quantiles of the resampled means that are the interval's ends."""
-    # A mean that ties with the estimate counts half, or few distinct values would look like bias.
-    below = ((means < mean).mean() + (means <= mean).mean()) / 2
-    bias = ndtri(below)
-    deviation = sample - mean
-    acceleration = (deviation**3).sum() / (6 * (deviation**2).sum() ** 1.5)  # jackknife of a mean, closed
-    shifted = bias + ndtri(np.array([(1 - level) / 2, (1 + level) / 2]))
-    probabilities: FloatArray = ndtr(bias + shifted / (1 - acceleration * shifted))
-    return probabilities

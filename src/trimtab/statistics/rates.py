@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtri
 
-from trimtab.statistics.bootstrap import FloatArray, bootstrap_mean
+from trimtab.statistics.bootstrap import bootstrap_mean
 from trimtab.statistics.intervals import Interval, check_level, number, wilson
+from trimtab.statistics.resampling import FloatArray
 
 FEW_PROMPTS = 100
 """Below this many the Wilson interval is quoted."""
