@@ -14,7 +14,7 @@ SRC = Path(__file__).parents[1] / "src" / "trimtab"
 
 LAYERS = [
     "errors",
-    "records config",
+    "records config hidden",
     "statistics formats health",
     "losses data runs pages",
     "model",
@@ -22,6 +22,7 @@ LAYERS = [
     "lab",
     "train arena evaluation",
     "pipeline",
+    "demo",
     "cli",
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
@@ -40,7 +41,7 @@ DOORS = {
     "torch.distributed": set(),
 }
 
-NO_TORCH = ["errors.py", "records.py", "config.py", "health.py", "statistics", "formats"]
+NO_TORCH = ["errors.py", "records.py", "config.py", "hidden.py", "health.py", "statistics", "formats"]
 
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:

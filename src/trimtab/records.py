@@ -57,11 +57,15 @@ class Demonstration:
 
     prompt: Prompt
     response: str
+    keywords: tuple[str, ...] = ()
+    """What a good response must name, where someone said so: for evaluation, never for training."""
 
     def __post_init__(self) -> None:
         check_prompt(self.prompt)
         if not self.response.strip():
             raise ValueError("the response is empty")
+        if not all(keyword.strip() for keyword in self.keywords):
+            raise ValueError(f"a keyword is blank, in {self.keywords!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -169,7 +169,12 @@ def findings() -> Findings:
             match("PPO", "SFT", 101, 10, 89),
             match("DPO", "SFT", 120, 12, 68),
         ),
-        judge=JudgeQuality(name="runs/test-judge", accuracy=wilson(148, 250), shorter_wins=wilson(144, 250)),
+        judge=JudgeQuality(
+            name="runs/test-judge",
+            accuracy=wilson(148, 250),
+            rule=wilson(144, 250),
+            rule_name="shorter wins",
+        ),
         samples=tuple(sample(index) for index in range(3)),
         ranking=Ranking(
             names=("SFT", "PPO", "DPO"),
@@ -179,7 +184,9 @@ def findings() -> Findings:
         ),
         cards=(card("judge"), card("proxy")),
         costs=costs(),
-        human=HumanWork(training_pairs=1700, judge_pairs=850, held_out_pairs=250),
+        human=HumanWork(
+            pairs=(("ppo", 1700), ("dpo", 1700), ("judge", 850)), shared=(("ppo", "dpo"),), held_out_pairs=250
+        ),
         curves=curves(),
         facts=(
             Fact(group="Data", name="training pairs", value="1,700, sha256 1f0e" + "ab" * 30),

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
+import re
+import time
 
 import pytest
+from markdown_it import MarkdownIt
 
 from trimtab.arena.exports import to_csv, to_llm_comparator, to_markdown
+from trimtab.arena.sentences import limits
 from trimtab.arena.winrate import Judgments
 from trimtab.records import Comparison, Message, Verdict
 
@@ -53,13 +58,79 @@ def test_markdown_has_the_headline_and_the_tables(findings):
     assert "Test question" not in text and "| method |" in text
 
 
-def test_names_cannot_leave_their_cell(findings):
-    import dataclasses
+def named(findings, name):
+    """The same findings, the first policy under another name."""
+    first, *others = findings.policies
+    policies = (dataclasses.replace(first, name=name), *others)
+    return dataclasses.replace(findings, policies=policies, matches=findings.matches[:1], samples=())
 
-    name = "x | <img src=y> [l](javascript:alert(1)) `c`"
-    policies = (dataclasses.replace(findings.policies[0], name=name), *findings.policies[1:])
-    text = to_markdown(
-        dataclasses.replace(findings, policies=policies, matches=findings.matches[:1], samples=())
-    )
-    row = next(line for line in text.splitlines() if "javascript" in line)
-    assert "x \\| \\<img src=y\\> [l\\](javascript:alert(1)) \\`c\\`" in row
+
+def read(markdown):
+    """(kind, text) of what a reader of Markdown sees, tables and strikethrough known to it."""
+    parsed = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(markdown)
+    return [(part.type, part.content) for block in parsed for part in block.children or []]
+
+
+def row_of(findings, name):
+    """The name's cell in the table of policies, as `read` sees it."""
+    lines = to_markdown(named(findings, name)).splitlines()
+    start = next(index for index, line in enumerate(lines) if line.startswith("| policy | prompts |"))
+    cells = read("\n".join(["| a | b |", "| --- | --- |", lines[start + 2]]))
+    return cells[2 : next(at for at, cell in enumerate(cells) if cell == ("text", "200"))]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x | <img src=y> [l](javascript:alert(1)) `c`",
+        "~~gone~~ *a* _b_ &#64; &lt;b&gt; ![i](x) [r][r] \\",
+        "https://evil.example/x www.evil.example HTTP://X",
+        "@org/team a@b.example (@x)",
+        "#12 org/repo#12 GH-12 :tada: $x$",
+        "`@org` |@org| \\@org \\`#12|",
+        "[x]: https://evil.example",
+        "[x]: /url",
+    ],
+)
+def test_a_name_is_text_or_code_and_nothing_else(findings, name):
+    found = row_of(findings, name)
+    assert {kind for kind, _ in found} <= {"text", "code_inline"}
+    assert "".join(content for _, content in found) == name
+    # What GitHub itself makes of text, code aside, when all Markdown has been read.
+    live = re.compile(r"://|www\.|@\w|#\d|GH-\d|:\w+:|\$", re.IGNORECASE)
+    assert not [content for kind, content in found if kind == "text" and live.search(content)]
+
+
+def test_a_sentence_that_begins_with_a_name_is_no_block(findings):
+    said = ("[x]: /url", "[x] 1", "# a", "- b", "1. c", "2) d", "---", "===", "+ e", "1.5 f", "> g")
+    text = to_markdown(dataclasses.replace(findings, caveats=said))
+    items = text.split("\n**Limits**\n\n")[1]
+    parsed = MarkdownIt("commonmark").parse(items)
+    assert {block.type for block in parsed} == {
+        *("bullet_list_open", "bullet_list_close", "list_item_open", "list_item_close"),
+        *("paragraph_open", "paragraph_close", "inline"),
+    }
+    assert sum(block.type == "bullet_list_open" for block in parsed) == 1
+    assert tuple(text for _, text in read(items))[-len(said) :] == said
+
+
+def test_a_name_that_github_leaves_alone_is_no_code(findings):
+    assert row_of(findings, "dpo 0.05 #x 12: a/b") == [("text", "dpo 0.05 #x 12: a/b")]
+
+
+def test_a_name_hides_nothing_and_stays_in_its_line(findings):
+    found = row_of(findings, "D\u202eP\u200bO\u2028x\ny\x0bz")
+    assert found == [("text", "D⟦U+202E⟧P⟦U+200B⟧O⟦U+2028⟧x y␋z")]
+
+
+def test_a_long_name_takes_no_time(findings):
+    began = time.perf_counter()
+    to_markdown(named(findings, "w" * 100_000))
+    assert time.perf_counter() - began < 2
+
+
+def test_markdown_ends_with_the_limits(findings):
+    said = to_markdown(findings).split("\n**Limits**\n\n")[1].splitlines()
+    known = limits(findings)
+    assert len(said) == len(known) > 3 and "All of this is invented" in said[-1]
+    assert "".join(text for _, text in read("\n".join(said))) == "".join(known)

@@ -15,10 +15,20 @@ from trimtab.arena.findings import (
     to_json,
 )
 from trimtab.arena.sentences import limits, meaning
-from trimtab.arena.tables import match_rows, matrix_rows, p_value, ranking_rows, summary_rows
-from trimtab.arena.winrate import JudgeQuality
+from trimtab.arena.tables import (
+    difference_rows,
+    interval_rows,
+    match_rows,
+    matrix_rows,
+    p_value,
+    ranking_rows,
+    summary_rows,
+)
+from trimtab.arena.winrate import JudgeQuality, ScoreDifference
 from trimtab.errors import DataError
-from trimtab.statistics.intervals import wilson
+from trimtab.statistics.intervals import Interval, wilson
+from trimtab.statistics.paired import SignFlipTest, sign_test
+from trimtab.statistics.rates import RateInterval
 
 HOSTILE = "<script>alert(1)</script>\x00\u202e\u2066 \u2028 \U0001f600 \\ \" '"
 
@@ -76,6 +86,8 @@ def test_summary_rows(findings):
         "stopped": "46.0\u00a0% [39.2, 52.9]",
         "repetition": "4.1\u00a0% [2.9, 5.3]",
         "distinct-2": "0.62",
+        "run": "runs/test-ppo",
+        "seed": "3",
     }
 
 
@@ -86,6 +98,32 @@ def test_match_rows(findings):
     assert second[-1] == "no clear winner"
     bare = dataclasses.replace(findings.matches[0], controlled=None)
     assert match_rows(dataclasses.replace(findings, matches=(bare,)))[1][3] == ""
+
+
+def test_every_rate_has_both_intervals_and_the_lengths_behind_it(findings):
+    head, first, *_ = interval_rows(findings)
+    assert dict(zip(head, first, strict=True)) == {
+        "policy": "DPO",
+        "against": "PPO",
+        "bootstrap": "59.5\u00a0% [52.7, 66.3]",
+        "Wilson score": "59.5\u00a0% [52.7, 66.3]",
+        "at equal length": "57.5\u00a0% [50.5, 64.5]",
+        "worth of length, nats": "0.30 [0.10, 0.50]",
+        "characters": "212",
+        "its characters": "190",
+        "note": "",
+    }
+    bare = dataclasses.replace(findings.matches[0], controlled=None)
+    assert interval_rows(dataclasses.replace(findings, matches=(bare,)))[1][4:] == ("",) * 5
+
+
+def test_differences_of_scores_have_rows_where_there_are_any(findings):
+    assert len(difference_rows(findings)) == 1
+    test = SignFlipTest(mean=0.25, p_value=0.01, n=200, patterns=20_000, exact=False)
+    apart = ScoreDifference(mean=Interval(0.25, 0.1, 0.4, 0.95, 200), test=test, p_adjusted=0.03)
+    scored = dataclasses.replace(findings.matches[0], difference=apart)
+    rows = difference_rows(dataclasses.replace(findings, matches=(scored, *findings.matches[1:])))
+    assert rows[1:] == [("DPO", "PPO", "0.25 [0.10, 0.40]", "200", "0.030")]
 
 
 def test_a_matrix_holds_every_rate_from_both_sides(findings):
@@ -115,8 +153,43 @@ def test_the_meaning_says_what_the_headline_is_worth(findings):
     assert "at equal length DPO would be preferred on 57.5" in said[2]
     undecided = dataclasses.replace(findings, matches=findings.matches[1:])
     assert meaning(undecided)[0].startswith("The interval holds 50 %")
-    coin = JudgeQuality(name="coin", accuracy=wilson(125, 250), shorter_wins=wilson(144, 250))
+    coin = JudgeQuality(
+        name="coin", accuracy=wilson(125, 250), rule=wilson(144, 250), rule_name="shorter wins"
+    )
     assert meaning(dataclasses.replace(findings, judge=coin))[0].startswith("Until the judge agrees")
+
+
+def test_a_difference_that_is_clear_alone_is_not_when_several_are_made(findings):
+    """115 wins of 200: p = 0.04 alone, 0.12 as one of three."""
+    test = sign_test(115, 85)
+    rate = Interval(0.575, 0.505, 0.643, 0.95, 200)
+    alone = dataclasses.replace(
+        findings.matches[0],
+        rate=RateInterval(bootstrap=rate, score=rate, caution=""),
+        test=test,
+        p_adjusted=test.p_value,
+    )
+    assert alone.winner == "DPO" and not alone.clear_alone
+    among = dataclasses.replace(alone, p_adjusted=3 * test.p_value)
+    assert among.winner is None and among.clear_alone
+    changed = dataclasses.replace(findings, matches=(among, *findings.matches[1:]))
+    assert changed.headline.startswith("No clear winner between DPO and PPO: DPO was preferred on 57")
+    assert any("with 3 comparisons one such is no surprise" in one for one in meaning(changed))
+    assert match_rows(changed)[1][-1] == "no clear winner"
+
+
+def test_limits_say_only_what_holds(findings):
+    said = " ".join(limits(findings))
+    assert "by a penalty" in said and "units of their own" in said
+    quiet = dataclasses.replace(
+        findings,
+        policies=tuple(
+            dataclasses.replace(policy, judge_reward=None, proxy_reward=None, method="dpo")
+            for policy in findings.policies
+        ),
+    )
+    said = " ".join(limits(quiet))
+    assert "by a penalty" not in said and "units of their own" not in said and "proxy" not in said
 
 
 def test_the_headline_says_what_it_cost(findings):
@@ -129,7 +202,9 @@ def test_the_headline_says_what_it_cost(findings):
 
 
 def test_rows_name_no_winner_when_the_judge_cannot_tell(findings):
-    coin = JudgeQuality(name="coin", accuracy=wilson(125, 250), shorter_wins=wilson(144, 250))
+    coin = JudgeQuality(
+        name="coin", accuracy=wilson(125, 250), rule=wilson(144, 250), rule_name="shorter wins"
+    )
     rows = match_rows(dataclasses.replace(findings, judge=coin))
     assert {row[-1] for row in rows[1:]} == {"this judge cannot tell"}
 

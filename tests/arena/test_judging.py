@@ -28,6 +28,7 @@ class Lengths:
     """Likes long answers; cannot read those with a question mark."""
 
     name: str = "lengths"
+    nats: bool = False
     asked: list[Answer] = field(default_factory=list)
 
     def score(self, answers: Sequence[Answer]) -> list[Scored]:
@@ -97,18 +98,22 @@ def test_a_judge_is_tested_on_what_people_chose() -> None:
     undecided = Comparison(prompt="p", a="x", b="yy", verdict=Verdict(preferred="tie"))
     rows = [formats.Row(one, "h.jsonl", line) for line, one in enumerate([*pairs, undecided], start=1)]
     run = FakeRun()
-    quality, card = examine(ScoringJury(Lengths()), rows, run, seed=0, role="judge")  # type: ignore[arg-type]
-    assert quality.accuracy == wilson(2, 4) and quality.shorter_wins == wilson(1, 4)
+    quality, card = examine(ScoringJury(Lengths()), rows, run, seed=0, by="people", role="judge")  # type: ignore[arg-type]
+    # Right, wrong, a tie, right; and so says “the longer reply wins”, the better of the two rules.
+    assert quality.accuracy.estimate == pytest.approx(2.5 / 4) and quality.ties == 1
+    assert quality.rule_name == "the longer reply wins" and quality.rule.n == 4
     assert run.left_out == [("h.jsonl:4", "a question")]
     assert card is not None and card.role == "judge" and card.quality.ties == 1
-    assert card.quality.accuracy == wilson(2, 4)
+    assert (
+        card.quality.accuracy == wilson(2, 4) and card.quality.calibration is None
+    )  # characters are no nats
     assert card.quality.longer_chosen == wilson(2, 2) and card.quality.shorter_chosen == wilson(0, 1)
 
 
 def test_a_judge_that_can_read_nothing_ends_it() -> None:
     rows = [formats.Row(pair("why?", "s"), "h.jsonl", 1)]
     with pytest.raises(DataError, match="the judge can read none of the held-out pairs"):
-        examine(ScoringJury(Lengths()), rows, FakeRun(), seed=0, role="judge")  # type: ignore[arg-type]
+        examine(ScoringJury(Lengths()), rows, FakeRun(), seed=0, by="people", role="judge")  # type: ignore[arg-type]
 
 
 def test_a_language_model_judges_alone(tmp_path: Path) -> None:
@@ -130,6 +135,7 @@ class Votes:
 
     name: str
     scores: dict[str, float]
+    nats: bool = False
 
     def score(self, answers: Sequence[Answer]) -> list[Scored]:
         return [self.scores.get(one.text, Unreadable("unknown")) for one in answers]

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from tiny import tiny_llama, tiny_tokenizer
 from trimtab import formats
-from trimtab.arena.compare import read_held_out
+from trimtab.arena.held_out import read_held_out
 from trimtab.arena.jury import load_jury
 from trimtab.arena.matches import judge_comparisons, play_matches, tally
 from trimtab.arena.play import divergence, seeds

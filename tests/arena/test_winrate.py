@@ -11,9 +11,9 @@ from trimtab.arena.winrate import (
     Match,
     agreement,
     headline,
+    length_rule,
     match_up,
     ranking,
-    shorter_wins,
     verdict,
 )
 from trimtab.records import Comparison, Verdict
@@ -32,7 +32,9 @@ def judged(preferred, left="dpo", right="ppo", lengths=None):
 
 
 def judge(right, n=250, rule=144):
-    return JudgeQuality(name="judge", accuracy=wilson(right, n), shorter_wins=wilson(rule, n))
+    return JudgeQuality(
+        name="judge", accuracy=wilson(right, n), rule=wilson(rule, n), rule_name="shorter wins"
+    )
 
 
 def match(estimate, low, high, n=200):
@@ -44,7 +46,7 @@ def match(estimate, low, high, n=200):
         rate=RateInterval(bootstrap=rate, score=rate, caution=""),
         controlled=None,
         test=sign_test(wins, n - wins),
-        p_adjusted=0.5,
+        p_adjusted=sign_test(wins, n - wins).p_value,
         unjudged=0,
     )
 
@@ -156,6 +158,20 @@ def test_the_headline_holds_the_numbers_of_who_is_ahead():
     )
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [(0.5004, 0.64, "50.04 to 64.00"), (0.4996, 0.64, "49.96 to 64.00"), (0.36, 0.4951, "36.0 to 49.5"),
+     (0.5, 0.6, "50 to 60"), (0.47, 0.61, "47 to 61")],
+)  # fmt: skip
+def test_rounding_does_not_move_an_end_across_half(low, high, said):
+    middle = (low + high) / 2
+    found = headline(match(middle, low, high), GOOD_JUDGE)
+    ends = (
+        said if middle >= 0.5 else " to ".join(f"{100 - float(end):.1f}" for end in said.split(" to ")[::-1])
+    )
+    assert f"interval {ends}\u00a0%)" in found
+
+
 def test_no_winner_from_a_judge_that_cannot_tell():
     clear = match(0.9, 0.85, 0.95)
     said = headline(clear, COIN)
@@ -168,32 +184,53 @@ def test_no_winner_from_a_judge_that_cannot_tell():
 @pytest.mark.parametrize(("low", "can"), [(0.5, False), (0.5001, True), (0.2, False)])
 def test_reaching_down_to_half_is_enough_to_doubt(low, can):
     accuracy = Interval(max(low, 0.52), low, 0.9, 0.95, 250)
-    assert JudgeQuality(name="j", accuracy=accuracy, shorter_wins=wilson(144, 250)).can_tell is can
+    assert (
+        JudgeQuality(name="j", accuracy=accuracy, rule=wilson(144, 250), rule_name="shorter wins").can_tell
+        is can
+    )
 
 
 def test_a_judge_worse_than_a_coin_cannot_tell():
     assert not judge(50).can_tell
 
 
-def test_a_judges_tie_is_wrong():
+def test_a_judges_tie_is_half():
+    """Then the one that cannot decide is measured against a coin fairly: 5 of 5 ties are 50 %."""
     given = [Verdict(preferred=one) for one in ("a", "tie", "b", "both_bad", "b")]
     people = [Verdict(preferred=one) for one in ("a", "a", "a", "b", "b")]
-    assert agreement(given, people) == wilson(2, 5)
+    found = agreement(given, people, seed=0)
+    assert found.estimate == pytest.approx(3 / 5) and found.n == 5
+    undecided = agreement([Verdict(preferred="tie")] * 5, people, seed=0)
+    assert undecided.estimate == 0.5
+
+
+def test_a_judge_that_ties_often_can_still_tell():
+    """90 right, 10 wrong, 100 ties: of what it decides it is right nine times in ten."""
+    given = [Verdict(preferred=one) for one in ["a"] * 90 + ["b"] * 10 + ["tie"] * 100]
+    found = agreement(given, [Verdict(preferred="a")] * 200, seed=0)
+    quality = JudgeQuality(
+        name="j", accuracy=found, ties=100, rule=wilson(100, 200), rule_name="the longer reply wins", by="Ann"
+    )
+    assert found.estimate == pytest.approx(0.7) and quality.can_tell
+    assert "agrees with Ann on 70.0" in quality.sentence and "(its 100 ties count half)" in quality.sentence
 
 
 def test_people_must_have_named_a_winner():
     with pytest.raises(ValueError, match="no winner"):
-        agreement([Verdict(preferred="a")], [Verdict(preferred="tie")])
+        agreement([Verdict(preferred="a")], [Verdict(preferred="tie")], seed=0)
 
 
-def test_shorter_is_strict():
-    assert shorter_wins([1, 5, 3, 2, 9], [2, 5, 1, 3, 8]) == wilson(2, 5)
+def test_the_rule_to_beat_is_the_better_of_two():
+    name, rate = length_rule([1, 5, 3, 2, 9], [2, 5, 1, 3, 8], seed=0)
+    assert (name, rate.estimate) == ("the shorter reply wins", pytest.approx(2.5 / 5))
+    name, rate = length_rule([9, 9, 9, 1], [1, 1, 1, 2], seed=0)
+    assert (name, rate.estimate) == ("the longer reply wins", pytest.approx(3 / 4))
 
 
 @pytest.mark.parametrize("sides", [([1], [1, 2]), ([], [])])
 def test_pairs_that_do_not_fit_are_refused(sides):
     with pytest.raises(ValueError):
-        shorter_wins(*sides)
+        length_rule(*sides, seed=0)
 
 
 def test_the_judge_is_shown_beside_the_rule():
@@ -205,7 +242,7 @@ def test_the_judge_is_shown_beside_the_rule():
 
 def test_judge_and_rule_need_the_same_pairs():
     with pytest.raises(ValueError, match="same pairs"):
-        JudgeQuality(name="j", accuracy=wilson(5, 10), shorter_wins=wilson(5, 11))
+        JudgeQuality(name="j", accuracy=wilson(5, 10), rule=wilson(5, 11), rule_name="shorter wins")
 
 
 def test_counts_that_do_not_add_up_are_refused():

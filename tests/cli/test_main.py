@@ -50,8 +50,8 @@ def is_message(text: str) -> bool:
 def test_the_commands_are_those_that_the_docs_speak_of() -> None:
     names = {" ".join(path) for path, command in COMMANDS if not hasattr(command, "commands")}
     assert names == {
-        "run", "demo", "sft", "reward", "dpo", "ppo", "compare", "generate", "play", "judge", "doctor",
-        "verify", "eval demonstrations", "eval reward", "eval agreement",
+        "run", "demo", "sft", "reward", "dpo", "ppo", "compare", "report", "generate", "play", "judge",
+        "doctor", "verify", "eval demonstrations", "eval reward", "eval agreement",
         "data check", "data stats", "data preview", "models get", "models list", "runs list", "runs show",
     }  # fmt: skip
 
@@ -334,7 +334,7 @@ class TestAnswers:
         monkeypatch.setattr(Codec, "decode_response", lambda *_: HOSTILE)
         words = ("generate", model_folder, "--prompt", "p", "--max-new", 1, "--device", "cpu")
         said = trimtab(*words)
-        assert said.out == "␛]0;owned␇␛[2J\\x9b31m␍line\nnext\ttab␀␡\n"
+        assert said.out == "␛]0;owned␇␛[2J⟦U+009B⟧31m␍line\nnext\ttab␀␡\n"
         assert json.loads(trimtab(*words, "--json").out)["response"] == HOSTILE
 
     def test_play_and_judge(
@@ -356,8 +356,9 @@ class TestAnswers:
 
         words = ("judge", matches, "--by", scorer_folder, "--device", "cpu")
         said = trimtab(*words, "--out", judged, "--json")
-        tally = json.loads(said.out)
-        assert said.code == 0 and sum(tally.values()) == 2 and tally["left out"] == 0
+        result = json.loads(said.out)
+        assert said.code == 0 and sum(result["verdicts"].values()) == 2
+        assert result["left out"] == [] and result["notes"] == []
         written = [json.loads(line) for line in judged.read_text().splitlines()]
         assert len(written) == 2 and str(scorer_folder) in judged.read_text()
         said = trimtab(*words, "--out", tmp_path / "again.jsonl")

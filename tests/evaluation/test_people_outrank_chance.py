@@ -48,18 +48,29 @@ def column(rows, name):
     return np.array([np.nan if row.scores[name] is None else row.scores[name] for row in rows])
 
 
+def halves(texts):
+    """The first and the second half of every text that is long enough to have any."""
+    split = [text.split() for text in texts]
+    long = [words for words in split if len(words) >= 8]
+    return (
+        [" ".join(words[: len(words) // 2]) for words in long],
+        [" ".join(words[len(words) // 2 :]) for words in long],
+    )
+
+
 @pytest.mark.parametrize("path", [SAMPLE, SHARED], ids=["sample", "shared"])
-def test_true_answers_outrank_shuffled_ones_by_every_score(path):
-    answers = answers_of(path)
-    others = answers[1:] + answers[:1]  # another row's answer for every reference
-    own, shuffled = scored(answers, answers), scored(others, answers)
-    for name in (*SCORES, KEYWORDS):
-        true, chance = column(own, name), column(shuffled, name)
+@pytest.mark.parametrize("further", [1, 7])
+def test_a_persons_first_half_is_closer_to_the_second_than_another_persons_is(path, further):
+    """The halves share no word by construction, only their subject and the person who wrote them."""
+    first, second = halves(answers_of(path))
+    own, others = scored(first, second), scored(first[further:] + first[:further], second)
+    for name, least in (("rouge_l", 0.75), ("chrf", 0.7), ("numbers", 0.55), (KEYWORDS, 0.55)):
+        true, chance = column(own, name), column(others, name)
         there = ~np.isnan(true)
-        assert there.any() and (there == ~np.isnan(chance)).all()
-        assert (true[there] == 1).all()
-        assert (true[there] >= chance[there]).all()
-        assert np.nanmean(chance) < 0.3
+        assert there.sum() > 10 and (there == ~np.isnan(chance)).all()
+        better = np.mean((true > chance)[there] + (true == chance)[there] / 2)
+        assert better > least, name
+        assert np.nanmean(true) > 1.4 * np.nanmean(chance), name
 
 
 @pytest.mark.parametrize("path", [SAMPLE, SHARED], ids=["sample", "shared"])
@@ -71,6 +82,7 @@ def test_reworded_answers_outrank_shuffled_ones(path):
         true, chance = column(near, name), column(shuffled, name)
         there = ~np.isnan(true)
         if name in (EXACT, NORMALISED):
+            assert not np.nansum(chance)  # nobody wrote what another did
             continue  # a reworded answer is not the same text
         better = np.mean((true > chance)[there] + (true == chance)[there] / 2)
         assert better > 0.85, name

@@ -9,7 +9,8 @@ import pytest
 
 from trimtab.errors import DataError
 from trimtab.evaluation import rewardbench
-from trimtab.evaluation.rewardbench import PUBLISHED, SECOND, SECTIONS, row_results, scorecard
+from trimtab.evaluation.rewardbench import row_results, scorecard
+from trimtab.evaluation.rewardbench_subsets import PUBLISHED, SECOND, SECTIONS
 from trimtab.formats.rewardbench import BenchmarkRow
 from trimtab.statistics.intervals import wilson
 
@@ -113,7 +114,8 @@ def test_a_model_that_says_one_number_scores_nothing():
     counts = PUBLISHED["RewardBench"]
     rows = [pair(name) for name in counts for _ in range(3)]
     card = card_of(rows, [TIE] * len(rows))
-    assert card.overall == wilson(0, len(rows))
+    expected = wilson(0, len(rows))
+    assert (card.overall.low, card.overall.high) == (expected.low, pytest.approx(expected.high))
     assert set(sections(card).values()) == {0.0}
     assert card.tied == len(rows)
 
@@ -209,6 +211,46 @@ def test_ties_that_do_not_belong_together_are_refused(ids, what):
 def test_lower_case_ties_are_the_subset():
     rows = [best("ties", [0, 0], [0], name) for name in ("ref:1", "tied:1")]
     assert card_of(rows, [[3.0, 2.5, 1.0]] * 2).subsets[0].name == "Ties"
+
+
+def test_a_perfect_ties_subset_is_not_certain():
+    """Its score is 1.01, and of no question of two would most others be otherwise."""
+    (subset,) = ties_only([f"{kind}:{i}" for i in range(2) for kind in ("ref", "tied")]).subsets
+    assert subset.score.estimate == pytest.approx(0.3 + 0.3 + 0.2 + 0.2 + 0.01 * np.tanh(2))
+    spreadless = (
+        ties_only([f"{kind}:{i}" for i in range(2) for kind in ("ref", "tied")], [[3.0, 3.0, 1.0]] * 4)
+        .subsets[0]
+        .score
+    )
+    assert (spreadless.estimate, spreadless.high, spreadless.n) == (
+        pytest.approx(1.01),
+        spreadless.estimate,
+        2,
+    )
+    assert spreadless.low == pytest.approx(1.01 - wilson(0, 2).high * 1.02)
+    worst = ties_only([f"{kind}:{i}" for i in range(2) for kind in ("ref", "tied")], [[1.0, 1.0, 3.0]] * 4)
+    assert (worst.subsets[0].score.low, worst.subsets[0].score.estimate) == pytest.approx((-0.01, -0.01))
+    assert worst.subsets[0].score.high > 0.5
+
+
+def test_half_right_throughout_is_not_certain_either():
+    """One subset all right and one all wrong: their mean stays 0.5 in every round of the bootstrap."""
+    counts = {name: (20, 20 * (index % 2)) for index, name in enumerate(SECTIONS["Chat Hard"])}
+    (section,) = with_counts(counts).sections
+    assert section.score.estimate == pytest.approx((100 + 92 + 46) / 456)
+    otherwise = wilson(0, 120).high
+    assert section.score.low == pytest.approx(section.score.estimate * (1 - otherwise))
+    assert section.score.high == pytest.approx(
+        section.score.estimate + otherwise * (1 - section.score.estimate)
+    )
+
+
+@pytest.mark.parametrize("rows", [1, 30, 200])
+def test_a_share_of_the_credit_on_every_row_is_not_certain(rows):
+    """A model that says one number earns a quarter of each row of best of four."""
+    card = card_of([best("ours", [0], [0, 0, 0])] * rows, [[1.0] * 4] * rows)
+    assert card.accuracy.estimate == 0.25 and card.subsets[0].score == card.accuracy
+    assert card.accuracy.low < 0.25 - 0.01 and card.accuracy.high > 0.25 + 0.01
 
 
 def test_slices_by_length():

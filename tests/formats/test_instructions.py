@@ -35,9 +35,25 @@ def test_the_input_follows_after_a_blank_line() -> None:
     assert read(row) == expected
 
 
+def test_keywords_are_kept() -> None:
+    words = {"keywords": ["seven", "prime number"]}
+    expected = ("seven", "prime number")
+    for row in (
+        {"instruction": "Name a prime.", "output": "7", **words},
+        {"instruction": "Name a prime.", "instances": [{"output": "7"}], **words},
+        {"prompt": "A prime: ", "completion": "7", **words},
+        {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "7"}], **words},
+    ):
+        assert read(row).keywords == expected
+        assert read({**row, "keywords": []}).keywords == ()
+
+
 @pytest.mark.parametrize(
     ("row", "kind", "field"),
     [
+        ({"instruction": "x", "output": "y", "keywords": "seven"}, "wrong value", "keywords"),
+        ({"prompt": "x", "completion": "y", "keywords": ["seven", 7]}, "wrong value", "keywords"),
+        ({"prompt": "x", "completion": "y", "keywords": [" "]}, "wrong value", "keywords"),
         ({"instruction": "x", "output": "  "}, "empty reply", "output"),
         ({"instruction": "  ", "output": "y"}, "empty prompt", "instruction"),
         ({"instruction": 3, "output": "y"}, "wrong value", "instruction"),

@@ -91,7 +91,12 @@ def test_written_files_read_back(tmp_path, name):
     ]
     write_comparisons(path, comparisons)
     assert read_comparisons(path).records == comparisons
-    demonstrations = [Demonstration(prompt=CHAT, response="x"), Demonstration(prompt="p", response="y")]
+    demonstrations = [
+        Demonstration(prompt=CHAT, response="x"),
+        Demonstration(prompt="p", response="y"),
+        Demonstration(prompt="p", response="z", keywords=("ä", "z")),
+        Demonstration(prompt=CHAT, response="z", keywords=("z",)),
+    ]
     write_demonstrations(path, demonstrations)
     assert read_demonstrations(path).records == demonstrations
     write_prompts(path, [CHAT, "p"])

@@ -157,6 +157,14 @@ def test_parquet_gives_the_rows_that_jsonl_gives(tmp_path, rows):
     assert not lines.defects and not table.defects
 
 
+def test_plain_text_is_a_question_in_rewardbenchs_own_rows():
+    assert read(PAIR).asked and read(BEST).asked
+    assert not read({**PAIR, "subset": " "}).asked
+    assert not read({"prompt": "The sky is", "chosen": " blue", "rejected": " red"}).asked
+    assert read({**BEST, "subset": ""}).asked
+    assert read(PAIR).prompt == "Name a prime."
+
+
 @pytest.mark.parametrize(
     "change",
     [{"form": "pairs"}, {"chosen": ()}, {"rejected": ()}, {"chosen": ("7", "5")}],

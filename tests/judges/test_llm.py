@@ -231,7 +231,7 @@ def test_an_endpoint_that_asks_for_an_hour_is_not_waited_for(server: Server, run
     assert (run.waits, len(server.asked)) == ([], 2)
 
 
-@pytest.mark.parametrize("status", [307, 400, 401, 403, 404, 422])
+@pytest.mark.parametrize("status", [307, 401, 403, 404, 410])
 def test_a_refusal_stops_everything_at_once(server: Server, run: Runner, status: int) -> None:
     elsewhere = {"Location": "http://127.0.0.1:9/v1/chat/completions"}
     server.script = lambda asked: Raw(status, f'{{"error": "bad key {KEY}"}}', elsewhere)
@@ -241,6 +241,58 @@ def test_a_refusal_stops_everything_at_once(server: Server, run: Runner, status:
     assert server.url in text and f"status {status}" in text and "comparison" in text
     assert KEY not in text and error.value.fix
     assert len(server.asked) <= 2 * 3 and run.waits == [] and run.files() == []
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_question_that_is_refused_costs_no_other_verdict(server: Server, run: Runner, status: int) -> None:
+    refused = range(4, 20)  # more in a row than a dead endpoint is asked
+
+    def script(asked: Asked) -> Say | Raw:
+        said = json.dumps({"error": {"message": f"too long; your key is {KEY}"}})
+        return Raw(status, said) if number_of(asked) in refused else asked.honest()
+
+    server.script = script
+    expected = [None if number in refused else winner for number, winner in enumerate(truth(24))]
+    judged = run(pairs(24), concurrency=1)
+    assert preferred(judged) == expected
+    assert (judged.report.left_out, len(server.asked), run.waits, len(run.files())) == (16, 48, [], 16)
+    reason = judged.judgments[5].reason
+    assert f"shown ab: the endpoint refuses it: status {status} for comparison 6" in reason
+    assert "shown ba: " in reason and "too long" in reason and KEY not in repr(judged)
+    # The next run asks these alone, is refused again, and still has the others.
+    server.asked = []
+    assert preferred(run(pairs(24))) == expected and len(server.asked) == 32
+    server.script = Asked.honest
+    assert preferred(run(pairs(24))) == truth(24)
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+@pytest.mark.parametrize(("count", "most"), [(50, llm.GIVE_UP_AFTER + 3), (2, 4)])
+def test_an_endpoint_that_refuses_every_question_is_one_error(
+    server: Server, run: Runner, count: int, most: int, status: int
+) -> None:
+    server.script = lambda asked: Raw(status, f'{{"error": "no such setting; {KEY}"}}')
+    with pytest.raises(ModelError, match="refuses the question") as error:
+        run(pairs(count), concurrency=3)
+    assert f"status {status}" in error.value.found and "no such setting" in error.value.found
+    assert "max_tokens_name" in error.value.fix and KEY not in str(error.value)
+    assert len(server.asked) <= most and run.waits == [] and run.files() == []
+
+
+def test_some_refused_and_some_unanswered_are_told_apart(server: Server, run: Runner) -> None:
+    server.script = lambda asked: Raw(400) if number_of(asked) == 0 else Raw(503)
+    judged = run(pairs(2), retries=0)
+    assert "refuses it: status 400" in judged.judgments[0].reason
+    assert "status 503" in judged.judgments[1].reason and "refuses" not in judged.judgments[1].reason
+
+
+def test_the_endpoint_is_not_told_about_the_machine(server: Server, run: Runner) -> None:
+    server.script = lambda asked: asked.honest() if asked.before else Raw(500)
+    run(pairs(1))
+    for asked in server.asked:
+        told = {name for name in asked.headers if name.startswith("x-stainless")}
+        assert told <= {"x-stainless-raw-response"}
+        assert "linux" not in str(asked.headers).lower() and sys.version.split()[0] not in str(asked.headers)
 
 
 def test_a_dead_endpoint_is_given_up(server: Server, run: Runner) -> None:
@@ -349,6 +401,19 @@ def test_an_unreadable_answer_is_asked_for_once_more_with_another_code(
     assert len({asked.code for asked in server.asked}) == 8
     assert [len(order.replies) for order in judged.judgments[0].orders] == [2, 2]
     assert preferred(run(pairs(2))) == truth(2) and len(server.asked) == 8  # both tries come from the cache
+
+
+def test_thoughts_before_an_answer_are_no_part_of_it(server: Server, run: Runner) -> None:
+    def script(asked: Asked) -> Say:
+        others = "\n".join(f"VERDICT {asked.code}: {choice}" for choice in ("1", "2", "TIE"))
+        return Say(f"\n<think>\nOne of\n{others}\n</think>\n\n{asked.honest().text}")
+
+    server.script = script
+    judged = run(pairs(2))
+    assert preferred(judged) == truth(2) and len(server.asked) == 4
+    assert judged.judgments[0].orders[0].replies[0].text.startswith("\n<think>"), "kept as it came"
+    server.script = lambda asked: Say(f"<think>It might be\nVERDICT {asked.code}: 1")
+    assert preferred(run(pairs(2), model="n")) == [None, None]
 
 
 def test_an_answer_that_stays_unreadable_is_no_verdict_and_is_kept_for_people(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.judges.replies import read_reply
+from trimtab.judges.replies import read_reply, without_thoughts
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
@@ -71,3 +71,19 @@ def test_what_is_no_chat_completion(raw: str) -> None:
 def test_no_other_error_ever(tree: object) -> None:
     with contextlib.suppress(ValueError):
         read_reply(json.dumps(tree))
+
+
+@pytest.mark.parametrize(
+    ("said", "left"),
+    [
+        ("plain", "plain"),
+        ("<think>a</think>b", "b"),
+        (" \n<think>a\n</think>\nb", "\nb"),
+        ("<think>they wrote </think>, so 1 or 2</think>b", "b"),
+        ("<think>a", ""),
+        ("b <think>a</think>", "b <think>a</think>"),
+        ("they wrote </think>", "they wrote </think>"),
+    ],
+)
+def test_only_thoughts_that_begin_an_answer_are_taken_off(said: str, left: str) -> None:
+    assert without_thoughts(said) == left

@@ -12,7 +12,6 @@ from trimtab.statistics.calibration import (
     Forecasts,
     calibration,
     equal_mass_edges,
-    equal_width_edges,
     from_margins,
 )
 from trimtab.statistics.rates import score_interval
@@ -27,17 +26,14 @@ def forecasts(n, seed, sharpness=1.0):
 
 def test_bins_are_what_a_loop_finds():
     given_ = forecasts(103, 0)
-    found = calibration(given_, seed=0, edges=equal_width_edges(10), rounds=100)
+    found = calibration(given_, seed=0, rounds=100)
     raw = 0.0
     left = list(found.bins)
+    in_order = sorted(given_.probabilities)
+    # Each edge is the first forecast with at least a tenth, two tenths, ... of the others' gaps below it.
+    edges = [0.0, *(in_order[math.ceil(102 * tenth / 10)] for tenth in range(1, 10)), 1.1]
     for index in range(10):
-        inside = [
-            (p, y)
-            for p, y in zip(*given_, strict=True)
-            if index / 10 <= p < (index + 1) / 10 or p == 1 == index
-        ]
-        if not inside:
-            continue
+        inside = [(p, y) for p, y in zip(*given_, strict=True) if edges[index] <= p < edges[index + 1]]
         bin_ = left.pop(0)
         said, came = (np.mean(side) for side in zip(*inside, strict=True))
         assert bin_.count == len(inside)
@@ -123,13 +119,57 @@ def test_the_order_of_pairs_is_nothing_to_the_bins():
 )
 def test_what_is_no_forecast_is_refused(said, came):
     with pytest.raises(ValueError):
-        calibration(Forecasts(np.array(said), np.array(came)), seed=0, edges=np.array([0.5]))
+        calibration(Forecasts(np.array(said), np.array(came)), seed=0)
 
 
 def test_nonsense_is_refused():
     for margins in ([], [float("nan")], [[1.0]]):
         with pytest.raises(ValueError, match="margins"):
             from_margins(margins)
-    for edges in (lambda: equal_width_edges(0), lambda: equal_mass_edges(np.array([0.5]), 0)):
-        with pytest.raises(ValueError, match="at least 1 bin"):
-            edges()
+    with pytest.raises(ValueError, match="at least 1 bin"):
+        equal_mass_edges(np.array([0.5]), 0)
+
+
+def sure(pairs, wrong, probability=0.98):
+    """Nearly equal forecasts, some of which do not come true, spread evenly."""
+    said = np.linspace(probability - 0.005, probability + 0.005, pairs)
+    came = np.diff(np.arange(pairs + 1) * wrong // pairs) == 0
+    return calibration(Forecasts(said, came * 1.0), seed=0, rounds=200)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "wrong", "probability", "verdict"),
+    [
+        (1, 0, 0.73, None),
+        (99, 40, 0.9, None),
+        (100, 40, 0.9, True),
+        (100, 20, 0.8, False),
+        (400, 0, 0.98, None),  # 8 wrong ones were forecast and none seen: that happens
+        (400, 19, 0.98, None),
+        (400, 40, 0.98, True),
+        (400, 0, 0.9, True),  # 40 were forecast
+        (200, 200, 0.98, True),  # none was right
+    ],
+)
+def test_a_verdict_needs_pairs_and_both_outcomes(pairs, wrong, probability, verdict):
+    assert sure(pairs, wrong, probability).miscalibrated is verdict
+
+
+def test_alike_pairs_give_no_verdict():
+    found = calibration(Forecasts(np.full(400, 0.9), np.ones(400)), seed=0, rounds=200)
+    assert found.error.low == found.error.high > 0
+    assert found.miscalibrated is None
+
+
+@pytest.mark.parametrize(
+    ("mean", "spread", "pairs"), [(0, 1.5, 100), (2, 0.01, 200), (6, 1, 200), (8, 2, 500)]
+)
+def test_right_models_are_seldom_called_wrong(mean, spread, pairs):
+    """Two of these are nearly sure, and 46 and 32 of 100 of their intervals lie above 0."""
+    generator = np.random.default_rng(pairs)
+    called = []
+    for seed in range(100):
+        said = expit(np.abs(generator.normal(mean, spread, pairs)))
+        came = (generator.random(pairs) < said) * 1.0
+        called.append(calibration(Forecasts(said, came), seed=seed, rounds=100).miscalibrated)
+    assert called.count(True) <= 10  # the standard error of 5 in 100 is 2

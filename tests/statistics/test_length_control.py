@@ -132,7 +132,25 @@ def test_a_policy_that_always_wins_is_not_certain():
     lengths = np.arange(200.0)
     found = length_controlled(np.ones(200), lengths, lengths[::-1], seed=0)
     assert 0.9 < found.controlled.low < found.raw.low < found.controlled.estimate < found.controlled.high < 1
-    assert found.caution == "Only 0 losses in 200 prompts: the rate is extreme, and its interval is rough."
+    assert found.caution == "Only 0 losses in 200 prompts: the interval is rough."
+    assert length_controlled([1.0] * 9, range(9), range(9, 0, -1), seed=0, rounds=100).caution == (
+        "Only 9 wins and 0 losses in 9 prompts: the interval is rough."
+    )
+
+
+@pytest.mark.parametrize("wins", [0, 3, 5])
+def test_ties_are_neither_wins_nor_losses(wins):
+    """The fit's bootstrap has no width for ties alone, and leaves 50 % out for 5 wins in 195."""
+    outcomes = np.array([1.0] * wins + [0.5] * (200 - wins))
+    lengths = np.random.default_rng(0).integers(50, 500, (2, 200))
+    found = length_controlled(outcomes, *lengths, seed=0)
+    assert found.controlled.low < 0.5 < found.controlled.high
+    # As sure as the raw rate, which lengths that tell nothing cannot change.
+    assert (found.controlled.low, found.controlled.high) == pytest.approx(
+        (found.raw.low, found.raw.high), abs=0.003
+    )
+    assert found.length_effect.low < 0 < found.length_effect.high
+    assert found.caution == f"Only {wins} wins and 0 losses in 200 prompts: the interval is rough."
 
 
 @pytest.mark.parametrize(("longer", "said"), [(96, True), (95, False)])

@@ -10,7 +10,8 @@ from scipy.optimize import minimize
 from scipy.special import expit, log_expit
 
 from trimtab.statistics.intervals import Interval
-from trimtab.statistics.ranking import ELO_PER_NAT, Judged, rank, ranks_by_overlap
+from trimtab.statistics.ranking import Judged, rank, ranks_by_overlap
+from trimtab.statistics.rates import score_interval
 
 TRUTH = np.array([0.9, 0.2, -0.3, -0.8])
 PAIRS = [(left, right) for left in range(4) for right in range(left + 1, 4)]
@@ -59,10 +60,7 @@ def test_two_players_have_a_closed_form():
     found = rank(["left", "right"], judgments, seed=0)
     gap = math.log((65 + 0.5) / (35 + 0.5))  # Jeffreys' half win and half loss
     assert estimates(found) == pytest.approx([gap / 2, -gap / 2], abs=1e-9)
-    assert found.win_rates[0, 1] == pytest.approx(65.5 / 101)
-    assert found.win_rates == pytest.approx(1 - found.win_rates.T)
     assert found.ranks == (1, 2) and found.caution == ""
-    assert 400 * math.log10(65.5 / 35.5) == pytest.approx(gap * ELO_PER_NAT)
 
 
 def test_it_is_the_bootstrap_over_prompts_written_out():
@@ -179,10 +177,43 @@ def test_what_cannot_be_ranked_is_refused(names, judgments, said):
         rank(names, judgments, seed=0)
 
 
-def test_win_rates_are_those_of_the_strengths():
-    found = rank("abcd", judged(40), seed=0, rounds=100)
-    assert found.win_rates[1, 2] == pytest.approx(
-        expit(found.strengths[1].estimate - found.strengths[2].estimate)
-    )
-    assert np.diagonal(found.win_rates) == pytest.approx(np.full(4, 0.5))
-    assert "Only 40 prompts" in found.caution
+def test_few_prompts_are_said():
+    assert rank("abcd", judged(40), seed=0, rounds=100).caution.startswith("Only 40 prompts: ")
+
+
+def test_ties_are_neither_wins_nor_losses():
+    """3 wins and 197 ties: all rounds put the winner above 0, and a coin does so one time in four."""
+    scores = [1.0] * 3 + [0.5] * 197
+    judgments = [Judged(prompt, 0, 1, score) for prompt, score in enumerate(scores)]
+    judgments += [Judged(prompt, 1, 2, prompt % 2) for prompt in range(200)]
+    found = rank(["a", "b", "c"], judgments, seed=0)
+    assert found.strengths[0].contains(found.strengths[1].estimate)
+    assert ": a. " in found.caution  # b and c won and lost enough of each other
+    many = [Judged(prompt, 0, 1, score) for prompt, score in enumerate([1.0] * 20 + [0.0] * 10 + [0.5] * 99)]
+    assert rank(["a", "b"], many, seed=0).caution == ""
+
+
+@pytest.mark.parametrize("score", [0.0, 1.0])
+def test_ties_make_up_for_no_wins(score):
+    judgments = [Judged(prompt, 0, 1, score if prompt < 15 else 0.5) for prompt in range(200)]
+    assert ": a, b. " in rank(["a", "b"], judgments, seed=0).caution
+
+
+@pytest.mark.parametrize("score", [0.5, 1.0])
+def test_no_strength_is_certain_without_a_word(score):
+    """All ties; and one who always wins, one who always loses, and one always between them."""
+    judgments = [
+        Judged(p, left, right, score) for p in range(200) for left, right in ((0, 1), (1, 2), (0, 2))
+    ]
+    found = rank(["a", "b", "c"], judgments, seed=0)
+    assert all(one.high - one.low > 0.01 for one in found.strengths)
+    assert "on every prompt: a, b, c. " in found.caution
+
+
+def test_ties_narrow_the_interval_of_few_wins_as_they_do_that_of_a_rate():
+    """Two players' strengths are half the log-odds of the rate, whose own score interval knows of ties."""
+    scores = np.array([1.0] * 4 + [0.5] * 496)
+    found = rank(["a", "b"], [Judged(p, 0, 1, score) for p, score in enumerate(scores)], seed=0)
+    rate = score_interval(scores)
+    ends = [2 * found.strengths[0].low, 2 * found.strengths[0].high]
+    assert expit(ends) == pytest.approx([rate.low, rate.high], abs=5e-4)

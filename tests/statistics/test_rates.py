@@ -107,9 +107,14 @@ def test_more_prompts_of_the_same_kind_narrow_it(values):
         (190, 0, 10, ""),
         (90, 0, 10, ""),
         (10, 0, 90, ""),
-        (190, 1, 9, "Only 9.5 losses in 200 prompts"),
+        (190, 1, 9, "Only 9 losses in 200 prompts"),
         (3, 0, 297, "Only 3 wins in 300 prompts"),
         (200, 0, 0, "Only 0 losses in 200 prompts"),
+        (3, 197, 0, "Only 3 wins and 0 losses in 200 prompts"),
+        (1, 189, 10, "Only 1 win in 200 prompts"),
+        (10, 200, 1, "Only 1 loss in 211 prompts"),
+        (10, 180, 10, ""),
+        (0, 150, 0, "Only 0 wins and 0 losses in 150 prompts"),
     ],
 )
 def test_which_one_is_quoted(wins, ties, losses, why):
@@ -117,6 +122,18 @@ def test_which_one_is_quoted(wins, ties, losses, why):
     assert found.caution.startswith(why) and bool(found.caution) == bool(why)
     assert found.quoted == (found.score if why else found.bootstrap)
     assert found.bootstrap != found.score
+
+
+@pytest.mark.parametrize(("wins", "ties"), [(3, 197), (4, 196), (5, 195), (4, 496), (0, 150)])
+def test_a_judge_that_ties_names_no_winner(wins, ties):
+    """A coin gives so few wins without a loss one time in 16 or more: BCa left 50 % out all the same."""
+    found = rate_interval(outcomes(wins, ties, 0), seed=0, rounds=1000)
+    assert found.quoted.low < 0.5 < found.quoted.high
+    assert not (found.bootstrap.low < 0.5 < found.bootstrap.high)
+
+
+def test_outcomes_between_count_by_the_side_they_are_on():
+    assert rate_interval([0.6] * 60 + [0.4] * 60, seed=0, rounds=200).caution == ""
 
 
 def test_one_prompt_has_a_score_interval_only():
@@ -135,6 +152,20 @@ def test_what_is_quoted_holds_the_rate_as_often_as_it_says():
         for seed in range(400)
     ]
     assert 0.92 < np.mean(held) < 0.98  # the standard error of a share near 0.95 in 400 is 0.011
+
+
+@pytest.mark.parametrize("ties", [0.9, 0.95])
+def test_a_coin_wins_no_more_often_where_judges_tie(ties):
+    """Below 5 in 100; the bootstrap alone calls 7 of 100 coins a winner here."""
+    generator = np.random.default_rng(5)
+    shares = [(1 - ties) / 2, ties, (1 - ties) / 2]
+    named = [
+        not rate_interval(
+            generator.choice([1, 0.5, 0], 200, p=shares), seed=seed, rounds=200
+        ).quoted.contains(0.5)
+        for seed in range(400)
+    ]
+    assert np.mean(named) < 0.045
 
 
 @pytest.mark.parametrize("values", [[], [1.1], [-0.1], [float("nan")], [[0.0, 1.0]]])

@@ -7,58 +7,57 @@ add up costs, write the report.
 from __future__ import annotations
 
 import gc
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from trimtab import formats
-from trimtab.arena.cost import HumanWork
+from trimtab.arena.ancestry import identity
+from trimtab.arena.best_of import choose_best, draw_candidates
 from trimtab.arena.fairness import require_independence
-from trimtab.arena.findings import Answer, Curve, Fact, Findings, PolicyResult, Sample, curve
+from trimtab.arena.findings import Answer, Findings, PolicyResult, RewardCard, Sample
+from trimtab.arena.held_out import HeldOut, read_held_out
+from trimtab.arena.human import human_work
 from trimtab.arena.judging import examine, gaps, judge_matches, scores_of
 from trimtab.arena.jury import load_jury
-from trimtab.arena.ledger import stage_costs
+from trimtab.arena.ledger import require_costs_of_the_compared, stage_costs
 from trimtab.arena.play import Played, divergence, seeds
+from trimtab.arena.provenance import common_origin, curves_of, facts_of, method_of, runs_of_a_method, seed_of
 from trimtab.arena.report import write_report
 from trimtab.arena.settings import CompareSettings
 from trimtab.arena.texts import distinct, repetition
 from trimtab.arena.winrate import Judgments, match_up, ranking
-from trimtab.data.tokens import Codec, Example, Limits, encode_prompts
-from trimtab.errors import DataError, ModelError
-from trimtab.model.device import choose
+from trimtab.data.tokens import Limits
+from trimtab.errors import ModelError
+from trimtab.model.device import Numerics, choose
 from trimtab.model.policy import Policy, load_policy
-from trimtab.records import Comparison as Pair
 from trimtab.records import Prompt
 from trimtab.rollout.answers import answer
 from trimtab.rollout.types import Sampling
 from trimtab.runs import progress
-from trimtab.runs.run import Run, finished, is_done, read_facts, read_metrics
+from trimtab.runs.run import Run, finished
 from trimtab.statistics.bootstrap import bootstrap_mean
 from trimtab.statistics.intervals import Interval, wilson
 
 FROZEN_BYTES = 4
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """Pairs that nobody was trained on, and the prompts that the policies answer."""
-
-    pairs: Sequence[formats.Row[Pair]]
-    prompts: list[Prompt]
-    examples: list[Example]
-    codec: Codec
-    """The reference's: all policies that share it are given the same ids."""
-
-
 Scores = dict[str, list[float | None]]
 """Each policy's scores by one judge, one a prompt; None where it gives none."""
+
+
+@dataclass(frozen=True)
+class Marks:
+    """All scores of a comparison."""
+
+    judge: Scores
+    proxy: Scores | None
+    witness: Scores | None
 
 
 def compare(settings: CompareSettings, run: Run) -> Findings:
     """Run the comparison in an open run folder.
 
     Raises:
+        ConfigError: `costs` or `policies` name runs that do not belong together.
         DataError: the held-out pairs cannot be read, or none can be used.
         ModelError: a policy has another tokenizer than the reference.
         RunError: a run of `costs` is missing or not finished.
@@ -67,16 +66,22 @@ def compare(settings: CompareSettings, run: Run) -> Findings:
     progress.say(f"  computing on {numerics.name}")
     run.describe(device=numerics.name, seed=settings.seed, parents=_parents(settings))
     costs = tuple(stage_costs(settings.costs))  # first: a run that is missing must not be noticed last
+    require_costs_of_the_compared(settings)
     unchecked = require_independence(settings)
     limits = Limits(prompt=settings.max_prompt, response=settings.max_response)
     reference = load_policy(settings.reference, numerics, bytes_per_parameter=FROZEN_BYTES)
     held_out = read_held_out(settings, reference.codec, limits)
+    run.leave_out(held_out.left_out)
     played = [play(name, source, reference, held_out, settings) for name, source in settings.policies.items()]
+    candidates = draw_candidates(reference, held_out, settings) if settings.best_of else []
     del reference
     gc.collect()
 
+    proxy, proxy_card = _score_by_proxy(settings, played, candidates, held_out, numerics, run)
     jury = load_jury(settings.judges, numerics)
-    quality, card = examine(jury, held_out.pairs, run, seed=settings.seed, role="judge")
+    quality, card = examine(
+        jury, held_out.pairs, run, seed=settings.seed, by=settings.judged_by, role="judge"
+    )
     progress.say(f"  {quality.sentence}")
     scores = scores_of(jury, played, held_out.prompts)
     judged = judge_matches(jury, played, held_out.prompts, scores, run)
@@ -84,55 +89,55 @@ def compare(settings: CompareSettings, run: Run) -> Findings:
     del jury
     gc.collect()
 
-    proxy_scores, proxy_card = None, None
-    if settings.proxy is not None:
-        proxy = load_jury((settings.proxy,), numerics)
-        _, proxy_card = examine(proxy, held_out.pairs, run, seed=settings.seed, role="proxy")
-        proxy_scores = scores_of(proxy, played, held_out.prompts)
+    witness = None
+    if settings.witness is not None:
+        witness = scores_of(load_jury((settings.witness,), numerics), played, held_out.prompts)
+    marks = Marks(scores, proxy, witness)
     result = Findings(
         title=settings.title,
-        policies=tuple(policy_result(one, scores, proxy_scores, settings) for one in played),
+        policies=tuple(policy_result(one, marks, settings.seed) for one in played),
         matches=match_up(judged, seed=settings.seed),
         judge=quality,
-        samples=tuple(samples(played, scores, proxy_scores, judged[0], held_out.prompts))[: settings.shown],
+        samples=tuple(samples(played, marks, judged[0], held_out.prompts))[: settings.shown],
         ranking=ranking([one.policy for one in played], judged, seed=settings.seed),
         cards=tuple(one for one in (card, proxy_card) if one is not None),
         costs=costs,
-        human=_human_work(settings, len(held_out.pairs)),
-        curves=tuple(_curves(settings.costs)),
-        facts=tuple(_facts(settings, run)),
-        caveats=(*unchecked, *notes),
+        human=human_work(settings.costs, quality.accuracy.n),
+        curves=curves_of(settings.costs),
+        facts=facts_of(settings, run),
+        seeds=runs_of_a_method(settings),
+        caveats=(*unchecked, *held_out.caveats, *common_origin(settings), *notes, *settings.notes),
     )
-    run.sample(0, _answer_rows(played, scores, proxy_scores))
+    run.sample(0, _answer_rows(played, marks))
     write_report(run.folder / "report.html", result, judged)
     run.finish()
     return result
 
 
-def read_held_out(settings: CompareSettings, codec: Codec, limits: Limits) -> HeldOut:
-    """All held-out pairs, and the first `prompts` different prompts among them."""
-    reading = formats.read_comparisons(settings.held_out, dialogues=settings.dialogues)
-    pairs = formats.usable(reading)
-    different = {formats.prompt_key(row.record.prompt): row for row in reversed(pairs)}
-    rows = [
-        formats.Row(row.record.prompt, row.file, row.line) for row in pairs if different[_key(row)] is row
-    ]
-    encoded = encode_prompts(codec, rows[: settings.prompts], limits)
-    if len(encoded.examples) < 2:
-        raise DataError(
-            "a comparison needs at least two held-out prompts",
-            where=settings.held_out,
-            found=f"{len(encoded.examples)} can be used",
-            fix="give more held-out comparisons",
-        )
-    kept = set(encoded.wheres)
-    prompts = [row.record for row in rows[: settings.prompts] if row.where in kept]
-    return HeldOut(pairs, prompts, encoded.examples, codec)
+def _score_by_proxy(
+    settings: CompareSettings,
+    played: list[Played],
+    candidates: list[Played],
+    held_out: HeldOut,
+    numerics: Numerics,
+    run: Run,
+) -> tuple[Scores | None, RewardCard | None]:
+    """The proxy's scores and its card; the best of the candidates by it join those who have `played`."""
+    if settings.proxy is None:
+        return None, None
+    jury = load_jury((settings.proxy,), numerics)
+    _, card = examine(jury, held_out.pairs, run, seed=settings.seed, by=settings.judged_by, role="proxy")
+    scores = scores_of(jury, [*played, *candidates], held_out.prompts)
+    for count in settings.best_of:
+        best, best_scores = choose_best(count, candidates, scores, source=settings.reference)
+        played.append(best)
+        scores[best.policy] = best_scores
+    return scores, card
 
 
 def play(name: str, source: str, reference: Policy, held_out: HeldOut, settings: CompareSettings) -> Played:
     """Let one policy answer, and measure its KL from the reference on fresh samples."""
-    same = source == settings.reference
+    same = identity(source) == identity(settings.reference)
     policy = reference if same else load_policy(source, reference.numerics, bytes_per_parameter=FROZEN_BYTES)
     _require_same_tokens(policy, held_out, source)
     # At temperature 1: the KL is estimated on the very answers that are judged.
@@ -146,30 +151,29 @@ def play(name: str, source: str, reference: Policy, held_out: HeldOut, settings:
         policy.codec.decode_response(prompt, rollout.response.ids)
         for prompt, rollout in zip(held_out.prompts, rollouts, strict=True)
     ]
-    return Played(name, rollouts, texts, kl)
+    return Played(name, rollouts, texts, kl, source, method_of(source))
 
 
-def policy_result(
-    one: Played, scores: Scores, proxy: Scores | None, settings: CompareSettings
-) -> PolicyResult:
+def policy_result(one: Played, marks: Marks, seed: int) -> PolicyResult:
     """Means over prompts, with intervals."""
 
     def mean(values: Sequence[float]) -> Interval:
-        return bootstrap_mean(list(values), seed=settings.seed)
+        return bootstrap_mean(list(values), seed=seed)
 
-    def mean_score(values: Sequence[float | None]) -> Interval | None:
-        known = [value for value in values if value is not None]
+    def mean_score(scores: Scores | None) -> Interval | None:
+        known = [value for value in (scores or {}).get(one.policy, []) if value is not None]
         return mean(known) if len(known) > 1 else None
 
     stopped = [rollout.response.stopped for rollout in one.rollouts]
     return PolicyResult(
         name=one.policy,
-        method=_method(settings.policies[one.policy]),
-        run=settings.policies[one.policy],
-        seed=_seed(settings.policies[one.policy]),
+        method=one.method,
+        run=one.source,
+        seed=seed_of(one.source) if one.method == method_of(one.source) else None,
         prompts=len(one.rollouts),
-        judge_reward=mean_score(scores[one.policy]),
-        proxy_reward=mean_score(proxy[one.policy]) if proxy else None,
+        judge_reward=mean_score(marks.judge),
+        proxy_reward=mean_score(marks.proxy),
+        witness_reward=mean_score(marks.witness),
         kl=mean(one.kl),
         response_tokens=mean([float(len(rollout.response.ids)) for rollout in one.rollouts]),
         stopped=wilson(sum(stopped), len(stopped)),
@@ -197,35 +201,19 @@ def _require_same_tokens(policy: Policy, held_out: HeldOut, source: str) -> None
         )
 
 
-def _key(row: formats.Row[Pair]) -> str:
-    return formats.prompt_key(row.record.prompt)
-
-
-def _method(source: str) -> str:
-    """The stage that made a policy; `model` for one that no run made."""
-    folder = Path(source)
-    return str(read_facts(folder)["stage"]) if is_done(folder) else "model"
-
-
-def _seed(source: str) -> int | None:
-    folder = Path(source)
-    return read_facts(folder).get("seed") if is_done(folder) else None
-
-
 def samples(
     played: Sequence[Played],
-    scores: Scores,
-    proxy: Scores | None,
+    marks: Marks,
     headline: Judgments,
     prompts: Sequence[Prompt],
 ) -> list[Sample]:
     """Every prompt with all answers, the biggest disagreements of the headline's two policies first."""
     names = {"a": headline.left, "b": headline.right}
-    apart = gaps(scores, headline.left, headline.right)
+    apart = gaps(marks.judge, headline.left, headline.right)
     found = [
         Sample(
             prompt=prompt,
-            answers=tuple(_answer(one, index, scores, proxy) for one in played),
+            answers=tuple(_answer(one, index, marks) for one in played),
             preferred="" if verdict is None else names.get(verdict.preferred, "tie"),
             gap=apart[index],
         )
@@ -234,20 +222,20 @@ def samples(
     return sorted(found, key=lambda sample: -(sample.gap or 0.0))
 
 
-def _answer(one: Played, index: int, scores: Scores, proxy: Scores | None) -> Answer:
+def _answer(one: Played, index: int, marks: Marks) -> Answer:
     response = one.rollouts[index].response
     return Answer(
         policy=one.policy,
         text=one.texts[index],
-        judge_score=scores[one.policy][index],
-        proxy_score=proxy[one.policy][index] if proxy else None,
+        judge_score=marks.judge[one.policy][index],
+        proxy_score=marks.proxy[one.policy][index] if marks.proxy else None,
         kl=one.kl[index],
         tokens=len(response.ids),
         ended="stop" if response.stopped else "length",
     )
 
 
-def _answer_rows(played: Sequence[Played], scores: Scores, proxy: Scores | None) -> list[dict[str, object]]:
+def _answer_rows(played: Sequence[Played], marks: Marks) -> list[dict[str, object]]:
     return [
         {
             "policy": one.policy,
@@ -256,63 +244,9 @@ def _answer_rows(played: Sequence[Played], scores: Scores, proxy: Scores | None)
             "tokens": len(rollout.response.ids),
             "stopped": rollout.response.stopped,
             "kl": one.kl[index],
-            "judge_score": scores[one.policy][index],
-            "proxy_score": proxy[one.policy][index] if proxy else None,
+            "judge_score": marks.judge[one.policy][index],
+            "proxy_score": marks.proxy[one.policy][index] if marks.proxy else None,
         }
         for one in played
         for index, rollout in enumerate(one.rollouts)
     ]
-
-
-def _human_work(settings: CompareSettings, held_out: int) -> HumanWork | None:
-    """How many judged pairs the runs of `costs` read; None where no such run is named."""
-
-    def pairs(*stages: str) -> int:
-        folders = [Path(settings.costs[stage]) for stage in stages if stage in settings.costs]
-        read = [read_facts(folder).get("data", {}).get("train", {}).get("examples", 0) for folder in folders]
-        return max(read, default=0)
-
-    if not settings.costs:
-        return None
-    return HumanWork(
-        training_pairs=pairs("reward", "dpo"), judge_pairs=pairs("judge"), held_out_pairs=held_out
-    )
-
-
-_CURVES = {
-    "sft": ("loss",),
-    "reward": ("loss", "accuracy"),
-    "dpo": ("loss", "margin"),
-    "ppo": ("score", "kl", "length", "stopped"),
-}
-
-
-def _curves(runs: dict[str, str]) -> list[Curve]:
-    return [
-        curve(stage, metric, read_metrics(Path(runs[stage])))
-        for stage, metrics in _CURVES.items()
-        if stage in runs
-        for metric in metrics
-    ]
-
-
-def _facts(settings: CompareSettings, run: Run) -> list[Fact]:
-    facts = [
-        Fact(group="settings", name=name, value=json.dumps(value, ensure_ascii=False))
-        for name, value in settings.model_dump(mode="json").items()
-        if name not in ("policies", "costs")
-    ]
-    for stage, folder in settings.costs.items():
-        made = read_facts(Path(folder))
-        facts += [
-            Fact(group=f"run {stage}", name=name, value=str(made.get(name, "")))
-            for name in ("device", "seed", "started", "finished")
-        ]
-    facts += [
-        Fact(group="versions", name=name, value=version) for name, version in run.facts["packages"].items()
-    ]
-    hardware = run.facts["hardware"]
-    facts.append(
-        Fact(group="versions", name="hardware", value=f"{hardware['processor']}, {hardware['cores']} cores")
-    )
-    return facts

@@ -6,19 +6,26 @@ import csv
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from trimtab.arena.cost import method_rows
 from trimtab.arena.findings import Findings
-from trimtab.arena.sentences import meaning
+from trimtab.arena.sentences import limits, meaning
 from trimtab.arena.tables import match_rows, summary_rows
 from trimtab.arena.winrate import OUTCOMES, Judgments
+from trimtab.hidden import visible
 from trimtab.records import Comparison, Verdict, prompt_text
 
 COMPARATOR_SCORES = {1.0: 1.0, 0.5: 0.0, 0.0: -1.0}
 """A win, a tie and a loss of model A on LLM Comparator's scale of -1.5 to 1.5."""
 
-_MARKDOWN = re.compile(r"[\\`*_<>|!]|\](?=\()")
+_MARKDOWN = re.compile(r"[\\`*_<>|!~&]|\](?=[(\[:])")
+_BLOCK = re.compile(r"^(\d*)(?=[-+#=.)]+(\s|$))")
+"""Before what would begin a heading or a list within a list."""
+_WORD = re.compile(r"[^\s`|\\]+|[`|\\]")
+"""What may stand in code as it is, even in a table; or one character that may not."""
+_LIVE = re.compile(r"://|www\.|@|#\d|\bGH-\d|:[\w+-]+:|\$", re.IGNORECASE)
+"""In a word of which GitHub would make a link, a mention, a reference to an issue, an emoji or a formula."""
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -62,16 +69,17 @@ def to_llm_comparator(findings: Findings, judged: Judgments) -> str:
 
 
 def to_markdown(findings: Findings) -> str:
-    """Headline, what it means, and the tables; text of models and prompts is left out."""
+    """Headline, what it means, the tables, and the limits; text of models and prompts is left out."""
     parts = [
         f"### {_inline(findings.headline)}",
         _inline(findings.judge.sentence),
-        "\n".join(f"- {_inline(sentence)}" for sentence in meaning(findings)),
+        _list(meaning(findings)),
         _table(match_rows(findings)),
         _table(summary_rows(findings)),
     ]
     if findings.costs:
         parts.append(_table(method_rows(findings.costs)))
+    parts += ["**Limits**", _list(limits(findings))]
     return _storable("\n\n".join(parts) + "\n")
 
 
@@ -99,11 +107,26 @@ def _storable(text: str) -> str:
     return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
+def _list(sentences: Iterable[str]) -> str:
+    lines = (_BLOCK.sub(r"\1\\", _inline(sentence)) for sentence in sentences)
+    return "\n".join(f"- {line}" for line in lines)
+
+
 def _table(rows: Sequence[Sequence[str]]) -> str:
     head, *body = ([_inline(cell) for cell in row] for row in rows)
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body))
 
 
 def _inline(text: str) -> str:
-    """Names are the user's: no character of theirs may end a cell, open a link or become HTML."""
-    return " ".join(_MARKDOWN.sub(r"\\\g<0>", text).splitlines())
+    """Names are the user's: no character of theirs may end a cell, open a link, become HTML or hide others.
+
+    What GitHub finds in the text after the Markdown has been read (github.com/github/cmark-gfm/issues/181)
+    no backslash and no entity keeps from it; code it leaves alone.
+    """
+    return _WORD.sub(_inert, " ".join(visible(text).splitlines()))
+
+
+def _inert(word: re.Match[str]) -> str:
+    if _LIVE.search(word[0]):
+        return f"`{word[0]}`"
+    return _MARKDOWN.sub(r"\\\g<0>", word[0])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from trimtab.arena.cost import HumanWork, StageCost, cost_phrase
+from trimtab.arena.cost import HumanWork, StageCost, cost_phrase, is_cost_of
 from trimtab.arena.winrate import CHANCE, JudgeQuality, Match, headline
 from trimtab.errors import DataError
 from trimtab.judges.quality import PairQuality
@@ -28,7 +28,7 @@ class PolicyResult:
 
     name: str
     method: str
-    """sft, ppo, dpo; model for one that no run made."""
+    """sft, ppo, dpo; `best of n`; model for one that no run made."""
     run: str
     """The run or model that it is; its last checkpoint is what answered."""
     seed: int | None
@@ -38,6 +38,8 @@ class PolicyResult:
     """Mean score by the judge, in its own units; None for a judge that gives no scores."""
     proxy_reward: Interval | None
     """Mean score by PPO's own reward model, in its own units; None when there is no such model."""
+    witness_reward: Interval | None = None
+    """Mean score by another judge, in its own units; None when there is no such judge."""
     kl: Interval
     """KL(policy || reference), nats per response, on fresh samples; 0 for the reference itself."""
     response_tokens: Interval
@@ -95,6 +97,8 @@ class Curve:
     metric: str
     points: tuple[tuple[int, float | None], ...]
     """(step, value); None where the value was not a finite number."""
+    loss: str = ""
+    """The preference loss that was trained with; empty for a stage that has but one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,26 +153,32 @@ class Findings:
 
     def cost_phrase(self, ahead: str, behind: str) -> str:
         """How much time one policy's method took beside the other's; empty where it is not known."""
-        methods = {policy.name: policy.method for policy in self.policies}
-        return cost_phrase(self.costs, methods[ahead], methods[behind])
+        known = {policy.name: policy for policy in self.policies}
+        pair = (known[ahead], known[behind])
+        if not all(is_cost_of(self.costs, policy.method, policy.run) for policy in pair):
+            return ""  # another run's cost says nothing of this one
+        return cost_phrase(self.costs, pair[0].method, pair[1].method)
 
 
-def curve(stage: str, metric: str, rows: Iterable[Mapping[str, object]]) -> Curve:
+def curve(stage: str, metric: str, rows: Iterable[Mapping[str, object]], *, loss: str = "") -> Curve:
     """`metric` over the steps of a run's metric rows; rows without a number for it are skipped."""
     points = []
     for row in rows:
         step, value = row.get("step"), row.get(metric)
         if isinstance(step, int) and isinstance(value, int | float):
             points.append((step, float(value) if math.isfinite(value) else None))
-    return Curve(stage=stage, metric=metric, points=tuple(points))
+    return Curve(stage=stage, metric=metric, points=tuple(points), loss=loss)
 
 
-def to_json(findings: Findings) -> str:
+def to_json(findings: Findings, *, said: Mapping[str, object] | None = None) -> str:
     """The findings as JSON, the headline written out for other readers.
 
     Half of a surrogate pair, which UTF-8 cannot hold, becomes a question mark.
+
+    Args:
+        said: more that was made of them, for other readers too; it is not read back.
     """
-    fields = {"headline": findings.headline, **asdict(findings)}
+    fields = {"headline": findings.headline, **({"said": said} if said else {}), **asdict(findings)}
     text = json.dumps(fields, ensure_ascii=False, allow_nan=False, indent=1)
     return text.encode("utf-8", errors="replace").decode("utf-8")
 

@@ -11,7 +11,7 @@ from trimtab import formats
 from trimtab.arena.findings import RewardCard
 from trimtab.arena.jury import Jury, ScoringJury
 from trimtab.arena.play import Played
-from trimtab.arena.winrate import JudgeQuality, Judgments, agreement, shorter_wins
+from trimtab.arena.winrate import JudgeQuality, Judgments, agreement, length_rule
 from trimtab.errors import DataError
 from trimtab.judges.judge import Answer, Unreadable
 from trimtab.judges.quality import pair_quality
@@ -87,7 +87,7 @@ def judge_matches(
 
 
 def examine(
-    jury: Jury, rows: Sequence[formats.Row[Comparison]], run: Run, *, seed: int, role: str
+    jury: Jury, rows: Sequence[formats.Row[Comparison]], run: Run, *, seed: int, by: str, role: str
 ) -> tuple[JudgeQuality, RewardCard | None]:
     """How far a judge agrees with people on held-out pairs, and the card of one that scores.
 
@@ -112,10 +112,17 @@ def examine(
         )
     pairs = [record for record, _ in kept]
     people = [record.verdict for record in pairs if record.verdict]
+    verdicts = [verdict for _, verdict in kept]
+    rule_name, rule = length_rule(
+        [len(one.chosen) for one in pairs], [len(one.rejected) for one in pairs], seed=seed
+    )
     quality = JudgeQuality(
         name=jury.name,
-        accuracy=agreement([verdict for _, verdict in kept], people),
-        shorter_wins=shorter_wins([len(one.chosen) for one in pairs], [len(one.rejected) for one in pairs]),
+        accuracy=agreement(verdicts, people, seed=seed),
+        ties=sum(verdict.preferred not in ("a", "b") for verdict in verdicts),
+        rule=rule,
+        rule_name=rule_name,
+        by=by,
     )
     return quality, _card(jury, pairs, seed=seed, role=role)
 
@@ -130,7 +137,11 @@ def _card(jury: Jury, pairs: Sequence[Comparison], *, seed: int, role: str) -> R
         for side in (0, 1)
     ]
     chosen, rejected = ([score for score in side if score is not None] for side in sides)
-    return RewardCard(name=jury.name, role=role, quality=pair_quality(pairs, chosen, rejected, seed=seed))
+    return RewardCard(
+        name=jury.name,
+        role=role,
+        quality=pair_quality(pairs, chosen, rejected, nats=jury.judge.nats, seed=seed),
+    )
 
 
 def gaps(scores: dict[str, list[float | None]], left: str, right: str) -> list[float | None]:

@@ -23,11 +23,15 @@ class Played:
     texts: list[str]
     kl: list[float]
     """KL(policy || reference) along each answer, nats."""
+    source: str = ""
+    """The run or model that answered."""
+    method: str = "model"
+    """sft, ppo, dpo; `best of n`; model for one that no run made."""
 
 
-def seeds(seed: int, count: int) -> list[int]:
+def seeds(seed: int, count: int, *, purpose: str = "play") -> list[int]:
     """A seed for each prompt, the same for every policy."""
-    digests = (hashlib.sha256(f"{seed}/play/{index}".encode()).digest() for index in range(count))
+    digests = (hashlib.sha256(f"{seed}/{purpose}/{index}".encode()).digest() for index in range(count))
     return [int.from_bytes(digest[:7], "big") for digest in digests]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from trimtab.arena.figures import (
 )
 from trimtab.arena.findings import Findings, Sample, to_json
 from trimtab.arena.sentences import limits, meaning
-from trimtab.arena.winrate import Judgments
+from trimtab.arena.winrate import Judgments, verdict
 from trimtab.pages import page
 from trimtab.pages.page import Picture
 from trimtab.runs.files import write_text
@@ -31,7 +32,7 @@ def write_report(path: Path, findings: Findings, judged: Sequence[Judgments] = (
     (.csv) and the headline's match for LLM Comparator (.llm-comparator.json). Each appears whole or not at
     all; a report of the same name is replaced.
     """
-    data = to_json(findings)
+    data = as_json(findings)
     write_text(path.with_suffix(".json"), data)
     write_text(path.with_suffix(".md"), exports.to_markdown(findings))
     if judged:
@@ -40,6 +41,34 @@ def write_report(path: Path, findings: Findings, judged: Sequence[Judgments] = (
         write_text(path.with_suffix(".llm-comparator.json"), comparator)
     write_text(path, render(findings, nonce=hashlib.sha256(data.encode()).hexdigest()))
     return path
+
+
+def as_json(findings: Findings) -> str:
+    """The findings, and in `said` all that the page makes of them: sentences, verdicts, sums."""
+    return to_json(
+        findings,
+        said={
+            "judge": findings.judge.sentence,
+            "meaning": meaning(findings),
+            "limits": limits(findings),
+            "matches": [
+                {
+                    "left": match.left,
+                    "right": match.right,
+                    "rate": asdict(match.win_rate),
+                    "winner": match.winner if findings.judge.can_tell else None,
+                    "verdict": verdict(match, findings.judge),
+                }
+                for match in findings.matches
+            ],
+            "methods": _as_objects(method_rows(findings.costs)) if findings.costs else [],
+        },
+    )
+
+
+def _as_objects(rows: Sequence[Sequence[str]]) -> list[dict[str, str]]:
+    head, *body = rows
+    return [dict(zip(head, row, strict=True)) for row in body]
 
 
 def render(findings: Findings, *, nonce: str) -> str:
@@ -58,6 +87,7 @@ def render(findings: Findings, *, nonce: str) -> str:
         calibrations=[picture for key, picture in pictures.items() if key.startswith("calibration")],
         training=training,
         matches=tables.match_rows(findings),
+        intervals=tables.interval_rows(findings),
         differences=tables.difference_rows(findings),
         matrix=tables.matrix_rows(findings) if len(findings.policies) > 2 else [],
         ranking=tables.ranking_rows(findings.ranking) if findings.ranking else [],
@@ -80,7 +110,11 @@ def _pictures(findings: Findings) -> dict[str, Picture]:
         drawn.append(frontier_picture(findings, "judge"))
     if any(policy.proxy_reward for policy in findings.policies):
         drawn.append(frontier_picture(findings, "proxy"))
-    drawn += [calibration_picture(card, f"calibration-{index}") for index, card in enumerate(findings.cards)]
+    drawn += [
+        calibration_picture(card.quality.calibration, card, f"calibration-{index}")
+        for index, card in enumerate(findings.cards)
+        if card.quality.calibration is not None
+    ]
     return {picture.key: picture for picture in drawn}
 
 

@@ -20,11 +20,16 @@ def meaning(findings: Findings) -> tuple[str, ...]:
         said.append(
             "Until the judge agrees with people more often than a coin, no rate below means anything."
         )
-    elif match.winner is None:
+    elif match.win_rate.contains(CHANCE):
         said.append("The interval holds 50 %, so with these prompts the two cannot be told apart.")
-    else:
+    elif match.winner:
         said.append(f"Of 100 more prompts of this kind, this judge would prefer {ahead} on about {of_100}.")
     said += [match.rate.caution] if match.rate.caution else []
+    if match.clear_alone:
+        said.append(
+            f"The interval alone excludes 50 %, but with {len(findings.matches)} comparisons one such is no "
+            "surprise: adjusted for their number, the difference is not clear."
+        )
     said.append(sample_size_line(match.wins + match.losses))
     if match.controlled is not None:
         said.append(_length_sentence(match, match.controlled))
@@ -42,18 +47,30 @@ def _length_sentence(match: Match, controlled: LengthControlled) -> str:
 
 def limits(findings: Findings) -> tuple[str, ...]:
     """What the numbers do not show, the comparison's own caveats last."""
-    runs = "One training run" if findings.seeds == 1 else f"{findings.seeds} training runs"
+    runs = "One training run of each method" if findings.seeds == 1 else f"{findings.seeds} training runs"
     said = [
-        f"{runs} of each method. The intervals say what other prompts could change; what another "
+        f"{runs}. The intervals say what other prompts could change; what another "
         "seed could change is not in them.",
-        "The judge is a model. Its verdicts count for as much as its agreement with people, shown "
-        "at the top, and rewards have units of their own: compare them within a column.",
-        "The judge, PPO's reward model and both policies all begin from the same SFT model, so their errors "
-        "are not independent. A PPO run is also told, by a penalty, not to run into the length limit.",
+        "The judge is a model. Its verdicts count for as much as its agreement with people, shown at "
+        "the top.",
     ]
+    if any(policy.method == "ppo" for policy in findings.policies):
+        said.append("A PPO run is also told, by a penalty, not to run into the length limit.")
+    if any(policy.judge_reward for policy in findings.policies):
+        said.append("Rewards have units of their own: compare them within a column.")
     if any(policy.proxy_reward for policy in findings.policies):
         said.append(
             "The proxy is the reward model that PPO was trained on: a high proxy reward alone is no merit."
+        )
+    if any(policy.witness_reward for policy in findings.policies):
+        said.append(
+            "The witness is another judge, of another family: where a policy gains by the judge and not by "
+            "the witness, it has learned to please the judge."
+        )
+    if any(policy.method == "best of n" for policy in findings.policies):
+        said.append(
+            "Best of n needs no training beyond the proxy's, but each of its answers costs n samples and n "
+            "scores. Its KL is the known log n − (n − 1)/n, not measured."
         )
     if several := comparisons_line(len(findings.matches)):
         said.append(several)

@@ -9,6 +9,9 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 from trimtab.config import Settings
 from trimtab.errors import ConfigError
 
+_OF_MODELS = ("reward", "implicit")
+_UNTRAINED = ("llm", "words", "probe")
+
 
 class CompareSettings(Settings):
     """Policies answer the same held-out prompts; a judge that trained none of them compares them."""
@@ -24,8 +27,16 @@ class CompareSettings(Settings):
     that score are averaged."""
     proxy: str | None = None
     """PPO's own reward model, shown beside the judge."""
+    witness: str | None = None
+    """Another judge that scores, best of another family: a gain that only the judge sees is the judge's."""
+    best_of: tuple[Annotated[int, Field(ge=2)], ...] = ()
+    """Also compare the reference's best of so many answers, chosen by the proxy: it needs one."""
     held_out: str
     """Comparisons that nobody was trained on: their prompts are answered, their verdicts test the judge."""
+    judged_by: str = "people"
+    """Whose verdicts these are, in the words of the report."""
+    notes: tuple[str, ...] = ()
+    """Sentences for the report's limits."""
     costs: dict[str, str] = Field(default_factory=dict)
     """Stage (sft, reward, judge, dpo, ppo) -> its run, for the account of what each method cost."""
     prompts: Annotated[int, Field(ge=2)] = 128
@@ -52,6 +63,18 @@ class CompareSettings(Settings):
         """The names of all that judge."""
         return (self.judge,) if isinstance(self.judge, str) else self.judge
 
+    @property
+    def judge_models(self) -> dict[str, str]:
+        """Judge's name -> the run or model that it is made of; not those that nobody trained here."""
+        models = {}
+        for name in self.judges:
+            kind, colon, what = name.partition(":")
+            if not colon or kind not in (*_OF_MODELS, *_UNTRAINED):
+                models[name] = name
+            elif kind in _OF_MODELS:
+                models[name] = what.partition(",")[0]
+        return models
+
     @field_validator("judge")
     @classmethod
     def _no_code(cls, judge: str | tuple[str, ...]) -> str | tuple[str, ...]:
@@ -64,6 +87,17 @@ class CompareSettings(Settings):
                     fix="trimtab judge MATCHES --by python:FILE.py:FUNCTION, where the command line names it",
                 )
         return judge
+
+    @model_validator(mode="after")
+    def _best_by_the_proxy(self) -> Self:
+        if self.best_of and self.proxy is None:
+            raise ConfigError(
+                "the best of several answers is chosen by the proxy",
+                where="best_of",
+                found="no proxy",
+                fix="--set proxy=runs/reward",
+            )
+        return self
 
     @model_validator(mode="after")
     def _two_or_more(self) -> Self:

@@ -13,10 +13,11 @@ Rows = list[tuple[str, ...]]
 
 
 def summary_rows(findings: Findings) -> Rows:
-    """The policies as a table of text, its head first."""
+    """The policies as a table of text, its head first; a witness has a column where there is one."""
+    witnessed = any(policy.witness_reward for policy in findings.policies)
     head = (
-        "policy", "prompts", "judge reward", "proxy reward", "KL, nats", "tokens", "stopped", "repetition",
-        "distinct-2",
+        "policy", "prompts", "judge reward", "proxy reward", *(["witness reward"] if witnessed else []),
+        "KL, nats", "tokens", "stopped", "repetition", "distinct-2", "run", "seed",
     )  # fmt: skip
     return [
         head,
@@ -26,11 +27,14 @@ def summary_rows(findings: Findings) -> Rows:
                 str(policy.prompts),
                 policy.judge_reward.text() if policy.judge_reward else "none",
                 policy.proxy_reward.text() if policy.proxy_reward else "none",
+                *([policy.witness_reward.text() if policy.witness_reward else "none"] if witnessed else []),
                 policy.kl.text(),
                 policy.response_tokens.text(1),
                 policy.stopped.percent(),
                 policy.repetition.percent(),
                 number(policy.distinct, 2),
+                policy.run,
+                "" if policy.seed is None else str(policy.seed),
             )
             for policy in findings.policies
         ),
@@ -60,6 +64,36 @@ def match_rows(findings: Findings) -> Rows:
             for match in findings.matches
         ),
     ]
+
+
+def interval_rows(findings: Findings) -> Rows:
+    """Each rate by both kinds of interval and at equal length, with the lengths that this rests on."""
+    rows: Rows = [
+        (
+            "policy", "against", "bootstrap", "Wilson score", "at equal length", "worth of length, nats",
+            "characters", "its characters", "note",
+        )
+    ]  # fmt: skip
+    for match in findings.matches:
+        controlled = match.controlled
+        lengths = ("", "", "", "") if controlled is None else (
+            controlled.controlled.percent(),
+            controlled.length_effect.text(),
+            number(controlled.mean_left, 0),
+            number(controlled.mean_right, 0),
+        )  # fmt: skip
+        notes = [match.rate.caution, controlled.caution if controlled else ""]
+        rows.append(
+            (
+                match.left,
+                match.right,
+                match.rate.bootstrap.percent() if match.rate.bootstrap else "",
+                match.rate.score.percent(),
+                *lengths,
+                " ".join(filter(None, notes)),
+            )
+        )
+    return rows
 
 
 def difference_rows(findings: Findings) -> Rows:
@@ -114,7 +148,9 @@ def card_rows(cards: Iterable[RewardCard]) -> Rows:
         slices = [
             "" if part is None else part.percent() for part in (quality.longer_chosen, quality.shorter_chosen)
         ]
-        error = quality.calibration.error.percent()
+        error = ""
+        if quality.calibration is not None and quality.calibration.miscalibrated is not None:
+            error = quality.calibration.error.percent()
         rows.append((card.name, card.role, quality.accuracy.percent(), *slices, error, str(quality.ties)))
     return rows
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from trimtab.records import Comparison, Preferred, Verdict
 from trimtab.statistics.bootstrap import bootstrap_mean
-from trimtab.statistics.intervals import PERCENT, Interval, number, wilson
+from trimtab.statistics.intervals import PERCENT, Interval, number
 from trimtab.statistics.length_control import LengthControlled, length_controlled
 from trimtab.statistics.paired import SignFlipTest, SignTest, holm, sign_flip_test, sign_test
 from trimtab.statistics.ranking import Judged, Ranking, rank
@@ -86,10 +86,17 @@ class Match:
 
     @property
     def winner(self) -> str | None:
-        """The policy that the whole interval speaks for; None when it contains 50 %."""
-        if self.win_rate.contains(CHANCE):
+        """The policy that the whole interval speaks for, and the test adjusted for the number of matches."""
+        if self.win_rate.contains(CHANCE) or self.clear_alone:
             return None
         return self.left if self.win_rate.low > CHANCE else self.right
+
+    @property
+    def clear_alone(self) -> bool:
+        """Whether interval and test would name a winner if this were the only match, and do not so."""
+        significant = 1 - self.win_rate.level
+        alone = not self.win_rate.contains(CHANCE) and self.test.p_value <= significant
+        return alone and self.p_adjusted > significant
 
     def rate_of(self, policy: str) -> Interval:
         """The share of prompts on which this one of the two was preferred."""
@@ -106,13 +113,19 @@ class JudgeQuality:
     name: str
     """The judge's run or model."""
     accuracy: Interval
-    """Share of held-out pairs on which it prefers the reply that people chose."""
-    shorter_wins: Interval
-    """Share of the same pairs on which people chose the shorter reply: the rule to beat."""
+    """Share of held-out pairs on which it prefers the reply that people chose; its tie is half."""
+    ties: int = 0
+    """Pairs on which it prefers neither."""
+    rule: Interval
+    """The same share for the better of two simple rules: the shorter reply wins, or the longer one."""
+    rule_name: str
+    """Which of the two."""
+    by: str = "people"
+    """Whose verdicts it is measured on."""
 
     def __post_init__(self) -> None:
-        if self.accuracy.n != self.shorter_wins.n:
-            found = f"{self.accuracy.n} and {self.shorter_wins.n}"
+        if self.accuracy.n != self.rule.n:
+            found = f"{self.accuracy.n} and {self.rule.n}"
             raise ValueError(f"judge and rule must be scored on the same pairs, got {found}")
 
     @property
@@ -124,11 +137,12 @@ class JudgeQuality:
     def sentence(self) -> str:
         """Its accuracy beside the rule's, for the line under the headline."""
         pairs = f"{self.accuracy.n} held-out pairs"
-        rule = f"“the shorter reply wins” scores {self.shorter_wins.percent()} on the same rows"
-        doubt = (
-            "" if self.accuracy.low > self.shorter_wins.estimate else ", so it is not clearly above that rule"
+        ties = f" (its {self.ties} ties count half)" if self.ties else ""
+        rule = f"“{self.rule_name}” scores {self.rule.percent()} on the same rows"
+        doubt = "" if self.accuracy.low > self.rule.estimate else ", so it is not clearly above that rule"
+        return (
+            f"This judge agrees with {self.by} on {self.accuracy.percent()} of {pairs}{ties}; {rule}{doubt}."
         )
-        return f"This judge agrees with people on {self.accuracy.percent()} of {pairs}; {rule}{doubt}."
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,28 +232,38 @@ def ranking(policies: Sequence[str], judged: Sequence[Judgments], *, seed: int) 
     return rank(policies, rows, seed=seed)
 
 
-def agreement(verdicts: Sequence[Verdict], people: Sequence[Verdict], level: float = 0.95) -> Interval:
-    """Share of pairs on which a judge prefers what people chose; its tie is wrong. [P] verdicts a side.
+def agreement(verdicts: Sequence[Verdict], people: Sequence[Verdict], *, seed: int) -> Interval:
+    """Share of pairs on which a judge prefers what people chose; its tie is half. [P] verdicts a side.
+
+    Half, so that a judge that cannot decide is no better and no worse than the coin that it is measured
+    against. Benchmarks of reward models count ties as wrong: `evaluation.rewardbench`.
 
     Raises:
         ValueError: no pairs, or people who named no winner.
     """
     if any(one.preferred not in ("a", "b") for one in people):
         raise ValueError("people named no winner in a pair")
-    agreed = [one.preferred == other.preferred for one, other in zip(verdicts, people, strict=True)]
-    return wilson(sum(agreed), len(agreed), level)
+    agreed = [
+        OUTCOMES[one.preferred] if other.preferred == "a" else 1 - OUTCOMES[one.preferred]
+        for one, other in zip(verdicts, people, strict=True)
+    ]
+    return rate_interval(agreed, seed=seed).quoted
 
 
-def shorter_wins(
-    chosen_lengths: Sequence[int], rejected_lengths: Sequence[int], level: float = 0.95
-) -> Interval:
-    """Share of pairs whose chosen reply is strictly shorter; a tie is wrong. [P] lengths a side.
+def length_rule(
+    chosen_lengths: Sequence[int], rejected_lengths: Sequence[int], *, seed: int
+) -> tuple[str, Interval]:
+    """The better of “the shorter reply wins” and “the longer reply wins”; equal lengths count half.
+
+    [P] lengths a side.
 
     Raises:
         ValueError: no pairs, or sides of different length.
     """
-    shorter = [a < b for a, b in zip(chosen_lengths, rejected_lengths, strict=True)]
-    return wilson(sum(shorter), len(shorter), level)
+    shorter = [0.5 if a == b else float(a < b) for a, b in zip(chosen_lengths, rejected_lengths, strict=True)]
+    longer = [1 - one for one in shorter]
+    name, outcomes = ("shorter", shorter) if sum(shorter) >= sum(longer) else ("longer", longer)
+    return f"the {name} reply wins", rate_interval(outcomes, seed=seed).quoted
 
 
 def verdict(match: Match, judge: JudgeQuality) -> str:
@@ -260,7 +284,7 @@ def headline(match: Match, judge: JudgeQuality, cost: str = "") -> str:
     if not judge.can_tell:
         return (
             f"No winner named between {match.left} and {match.right}: this judge cannot tell. "
-            f"It agrees with people on {judge.accuracy.percent_of('held-out pairs')}; a coin scores 50 %."
+            f"It agrees with {judge.by} on {judge.accuracy.percent_of('held-out pairs')}; a coin scores 50 %."
         )
     ahead = match.left if match.win_rate.estimate >= CHANCE else match.right
     behind = match.right if ahead == match.left else match.left
@@ -272,7 +296,16 @@ def headline(match: Match, judge: JudgeQuality, cost: str = "") -> str:
 
 
 def _rate(rate: Interval) -> str:
-    """`54 % of 200 prompts (95 % interval 49 to 59 %)`."""
-    estimate, low, high = (number(100 * value, 0) for value in (rate.estimate, rate.low, rate.high))
+    """`54 % of 200 prompts (95 % interval 49 to 59 %)`; with as many digits as tell its ends from 50 %."""
+    digits = next((few for few in range(4) if _keeps_its_side(rate, few)), 4)
+    estimate, low, high = (number(100 * value, digits) for value in (rate.estimate, rate.low, rate.high))
     interval = f"{100 * rate.level:g}{PERCENT} interval {low} to {high}{PERCENT}"
     return f"{estimate}{PERCENT} of {rate.n} prompts ({interval})"
+
+
+def _keeps_its_side(rate: Interval, digits: int) -> bool:
+    """Whether both ends are on the side of 50 % on which they are, once they are rounded."""
+    ends = [100 * value for value in (rate.low, rate.high)]
+    return all(
+        (round(end, digits) > 50) == (end > 50) and (round(end, digits) < 50) == (end < 50) for end in ends
+    )

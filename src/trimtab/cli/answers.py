@@ -111,19 +111,27 @@ def judge(
     from trimtab.model.device import choose
 
     _refuse_existing(out)
-    rows = formats.usable(formats.read_comparisons(comparisons))
+    reading = formats.read_comparisons(comparisons)
+    rows = formats.usable(reading)
     jury = load_jury(by, choose(device, "auto"))
-    judged, left_out = judge_comparisons(rows, jury)
+    judged, unread = judge_comparisons(rows, jury)
     formats.write_comparisons(out, judged)
-    result = {**tally(judged), "left out": len(left_out)}
+    unusable = [(defect.where, f"{defect.kind}: {defect.what}") for defect in reading.defects_left_out]
+    left_out = [*unusable, *unread]
     if as_json:
+        result = {
+            "verdicts": tally(judged),
+            "left out": [{"where": where, "reason": reason} for where, reason in left_out],
+            "notes": jury.notes(),
+        }
         typer.echo(json.dumps(result, ensure_ascii=False))
         return
     for where, reason in left_out:
         typer.echo(visible(f"left out {where}: {reason}"), err=True)
     for note in jury.notes():
         typer.echo(visible(note))
-    typer.echo(visible(", ".join(f"{name}: {count}" for name, count in result.items())))
+    counts = {**tally(judged), "left out": len(left_out)}
+    typer.echo(visible(", ".join(f"{name}: {count}" for name, count in counts.items())))
     typer.echo(out)
 
 

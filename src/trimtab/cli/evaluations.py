@@ -29,6 +29,9 @@ def demonstrations(
     ] = None,
     count: Annotated[int | None, typer.Option(min=2, help="Only the first so many demonstrations.")] = None,
     max_new: Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")] = 128,
+    max_prompt: Annotated[
+        int, typer.Option(min=1, help="Tokens of a prompt at most; longer chats lose their oldest turns.")
+    ] = 512,
     encoder: Annotated[
         str | None,
         typer.Option(help="Sentence encoder for similarity of meaning: a folder or hub id; `none`."),
@@ -49,11 +52,13 @@ def demonstrations(
             "the folder exists already", where=str(out), fix="choose another --out, or delete it"
         )
     settings = DemonstrationSettings(
-        models=tuple(models), data=data, text=text, count=count, max_response=max_new, device=device,
-        encoder=encoder,
+        models=tuple(models), data=data, text=text, count=count, max_prompt=max_prompt, max_response=max_new,
+        device=device, encoder=encoder,
     )  # fmt: skip
     found = evaluation.evaluate(settings, _encoder(encoder, device))
     results.write_demonstrations(out, settings, found)
+    if note := results.text_note(settings, found):
+        typer.echo(visible(note), err=True)
     if as_json:
         typer.echo(results.demonstrations_json(settings, found))
         return
@@ -81,10 +86,8 @@ def reward(
 
     Example: trimtab eval reward runs/reward --data held-out.jsonl --out card
     """
-    from trimtab import formats
     from trimtab.evaluation import reward as evaluation
     from trimtab.evaluation import reward_results as results
-    from trimtab.formats.rewardbench import read_benchmark
     from trimtab.judges.named import load_judge
     from trimtab.model.device import choose
 
@@ -92,8 +95,9 @@ def reward(
         raise ConfigError(
             "the folder exists already", where=str(out), fix="choose another --out, or delete it"
         )
-    rows = formats.usable(read_benchmark(data))[:count]
-    found = evaluation.evaluate(load_judge(tuple(by), choose(device, "auto")), rows, seed=0)
+    rows, left_out = evaluation.read_rows(data, count)
+    judge = load_judge(tuple(by), choose(device, "auto"))
+    found = evaluation.evaluate(judge, rows, seed=0, left_out=left_out)
     results.write(out, found, data)
     if as_json:
         typer.echo(results.to_json(found, data))
@@ -147,9 +151,16 @@ def agreement(
 
 
 def _encoder(name: str | None, device: str) -> Encoder | None:
-    """The named sentence encoder, the installed one, or none where that is asked for."""
-    from trimtab.evaluation.encoder import load_encoder
+    """The named sentence encoder, the installed one, or none where that is asked for or none is there."""
+    from trimtab.evaluation.encoder import INSTALL, default_is_installed, load_encoder
 
     if name == "none":
+        return None
+    if name is None and not default_is_installed():
+        typer.echo(
+            f"No sentence encoder is installed, so similarity of meaning is not measured: {INSTALL} adds it, "
+            "and --encoder none leaves it out without this note.",
+            err=True,
+        )
         return None
     return load_encoder(name, device="cpu" if device == "auto" else device)

@@ -15,6 +15,7 @@ Assignments = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option("--out", help="The run folder to make.", show_default=False)]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
+AsCSV = Annotated[bool, typer.Option("--csv", help="Print one row a verdict, for spreadsheets.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 

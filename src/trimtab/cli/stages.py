@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from trimtab.cli.options import Assignments, ConfigFile, Out, Resume, gather
+from trimtab.cli.options import AsCSV, AsJson, Assignments, ConfigFile, Out, Resume, gather
 from trimtab.config import Settings
 from trimtab.runs import progress
 from trimtab.runs.run import Run, open_run
@@ -78,7 +79,12 @@ def ppo(config: ConfigFile = None, set_: Assignments = None, out: Out = None, re
 
 @app.command()
 def compare(
-    config: ConfigFile = None, set_: Assignments = None, out: Out = None, resume: Resume = False
+    config: ConfigFile = None,
+    set_: Assignments = None,
+    out: Out = None,
+    resume: Resume = False,
+    as_json: AsJson = False,
+    as_csv: AsCSV = False,
 ) -> None:
     """Let policies answer the same held-out prompts, judge the answers, and write a report.
 
@@ -90,11 +96,49 @@ def compare(
     settings = gather(CompareSettings, config, set_)
     with _opened("compare", settings, out, resume) as run:
         from trimtab.arena.compare import compare
-        from trimtab.cli.tables import print_findings
 
-        result = compare(settings, run)
-        print_findings(result)
-        typer.echo(run.folder / "report.html")
+        compare(settings, run)
+        _show(run.folder, as_json=as_json, as_csv=as_csv)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished comparison.")],
+    as_json: AsJson = False,
+    as_csv: AsCSV = False,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print a summary for a pull request.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Make the page anew, here.", show_default=False)] = None,
+) -> None:
+    """Show a comparison again: its tables, its data, or its page made anew by this version.
+
+    Example: trimtab report runs/compare --csv > verdicts.csv
+    """
+    from trimtab.arena.exports import to_markdown
+    from trimtab.arena.findings import read_findings
+    from trimtab.arena.report import write_report
+
+    if as_markdown:
+        typer.echo(to_markdown(read_findings(run / "report.json")), nl=False)
+    elif out is not None:
+        typer.echo(write_report(out, read_findings(run / "report.json")))
+    else:
+        _show(run, as_json=as_json, as_csv=as_csv)
+
+
+def _show(folder: Path, *, as_json: bool, as_csv: bool) -> None:
+    """A finished comparison on standard output."""
+    from trimtab.arena.findings import read_findings
+    from trimtab.cli.tables import print_findings
+
+    findings = read_findings(folder / "report.json")
+    if as_json or as_csv:
+        path = folder / f"report.{'json' if as_json else 'csv'}"
+        typer.echo(path.read_text(encoding="utf-8"), nl=False)
+    else:
+        print_findings(findings)
+        typer.echo(folder / "report.html")
 
 
 def _opened(stage: str, settings: Settings, out: Path | None, resume: bool) -> Run:

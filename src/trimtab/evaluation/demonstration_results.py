@@ -17,12 +17,17 @@ Rows = list[tuple[str, ...]]
 
 
 def closeness_rows(models: Sequence[ModelScores]) -> Rows:
-    """Each score with its meaning, and each model's mean and change with intervals; the head first."""
+    """Each score with its meaning, and each model's mean and change with intervals; the head first.
+
+    A score for which no example had anything to score, such as keywords that no row names, has no row.
+    """
     head = ["score", "meaning", models[0].model]
     for one in models[1:]:
         head += [one.model, "change"]
     rows = [tuple(head)]
     for index, summary in enumerate(models[0].closeness):
+        if not summary.scored:
+            continue
         cells = [summary.name, MEANING[summary.name], _mean(summary)]
         for one in models[1:]:
             cells += [_mean(one.closeness[index]), _change(one.changes[index])]
@@ -37,6 +42,16 @@ def likelihood_rows(models: Sequence[ModelScores]) -> Rows:
         answers, text = _loss(one.demonstrations), ("", "") if one.text is None else _loss(one.text)
         rows.append((one.model, *answers, number(one.demonstrations.perplexity, 2), *text))
     return rows
+
+
+def text_note(settings: DemonstrationSettings, models: Sequence[ModelScores]) -> str:
+    """What of the plain text was left out; empty where all of it counts."""
+    left_out = models[0].passages_left_out
+    if not left_out:
+        return ""
+    passages = "1 passage" if left_out == 1 else f"{left_out:,} passages"
+    verb = "is" if left_out == 1 else "are"
+    return f"{settings.text}: {passages} of one token {verb} left out: a first token is not foretold."
 
 
 def write_demonstrations(

@@ -70,6 +70,8 @@ class ModelScores:
     demonstrations: Loss
     text: Loss | None
     """None where no plain text was given."""
+    passages_left_out: int
+    """Passages of plain text of one token, of which no token is foretold by another."""
     answers: tuple[ScoredAnswer, ...]
 
 
@@ -82,6 +84,7 @@ class _Measured:
     answers: tuple[ScoredAnswer, ...]
     demonstrations: FloatArray  # one value a demonstration whose mean is nats per token
     text: FloatArray | None
+    passages_left_out: int
 
 
 def evaluate(settings: DemonstrationSettings, encoder: Encoder | None) -> tuple[ModelScores, ...]:
@@ -92,6 +95,13 @@ def evaluate(settings: DemonstrationSettings, encoder: Encoder | None) -> tuple[
         ModelError: a model cannot be read, or has another tokenizer than the first.
     """
     rows = formats.usable(formats.read_demonstrations(settings.data))[: settings.count]
+    if len(rows) < 2:
+        raise DataError(
+            "an interval needs at least two demonstrations",
+            where=settings.data,
+            found=f"{len(rows)}",
+            fix="give a file with more of them, or leave --count out",
+        )
     passages = [] if settings.text is None else read_passages(Path(settings.text))
     numerics = choose(settings.device, settings.precision)
     measured = [_measure(model, rows, passages, settings, numerics, encoder) for model in settings.models]
@@ -138,28 +148,39 @@ def _measure(
             found=reason,
             fix="leave it out: every model must be measured on the same rows",
         )
+    text = _encode_passages(policy.codec, passages, str(settings.text))
     sampling = Sampling(max_new=settings.max_response, temperature=0, stop_ids=(policy.codec.stop_id,))
     rollouts = answer(policy, encoded.examples, sampling, [0] * len(rows), name=f"{Path(model).name} answers")
     answered = [
-        Answered(answer=policy.codec.decode(rollout.response.ids), reference=row.record.response.strip())
+        Answered(
+            answer=policy.codec.decode(rollout.response.ids),
+            reference=row.record.response.strip(),
+            keywords=row.record.keywords,
+        )
         for rollout, row in zip(rollouts, rows, strict=True)
     ]
-    text = [_passage(policy.codec, passage) for passage in passages]
     return _Measured(
         model,
         policy.codec.fingerprint,
         score_all(answered, encoder),
         _nats_per_token(policy, encoded.examples, settings.row_tokens, "demonstrations"),
         _nats_per_token(policy, text, settings.row_tokens, "plain text") if text else None,
+        len(passages) - len(text),
     )
 
 
-def _passage(codec: Codec, passage: str) -> Example:
-    """Plain text as a response to its own first token."""
-    ids = tuple(codec.tokenizer(passage)["input_ids"])[:PASSAGE]
-    if len(ids) < 2:
-        raise DataError("a passage needs at least two tokens", where="text", found=repr(passage[:60]))
-    return Example(ids[:1], (Response(ids[1:], stopped=False),))
+def _encode_passages(codec: Codec, passages: Sequence[str], where: str) -> list[Example]:
+    """Each passage as a response to its own first token; those of one token are left out."""
+    ids = [tuple(codec.tokenizer(passage)["input_ids"])[:PASSAGE] for passage in passages]
+    long = [Example(one[:1], (Response(one[1:], stopped=False),)) for one in ids if len(one) > 1]
+    if passages and len(long) < 2:
+        raise DataError(
+            "an interval needs at least two passages of two tokens or more",
+            where=where,
+            found=f"{len(long)}, and {len(ids) - len(long)} of one token",
+            fix="part longer passages by blank lines",
+        )
+    return long
 
 
 def _nats_per_token(policy: Policy, examples: Sequence[Example], row_tokens: int, name: str) -> FloatArray:
@@ -190,6 +211,7 @@ def _compared(one: _Measured, first: _Measured, seed: int) -> ModelScores:
         changes=() if alone else paired_change(first.answers, one.answers, seed=seed),
         demonstrations=_loss(one.demonstrations, None if alone else first.demonstrations, seed),
         text=None if one.text is None else _loss(one.text, None if alone else first.text, seed),
+        passages_left_out=one.passages_left_out,
         answers=one.answers,
     )
 

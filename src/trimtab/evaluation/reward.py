@@ -9,12 +9,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from trimtab import formats
 from trimtab.errors import DataError
-from trimtab.evaluation.rewardbench import RowResult, Scorecard, row_results, scorecard
-from trimtab.formats.rewardbench import BenchmarkRow
+from trimtab.evaluation.rewardbench import RowResult, Scorecard, check_rows, row_results, scorecard
+from trimtab.formats.rewardbench import BenchmarkRow, read_benchmark
 from trimtab.formats.rows import Row
 from trimtab.judges.judge import Answer, Scored, ScoringJudge, Unreadable
 from trimtab.statistics.calibration import Calibration, calibration, from_margins
+
+LeftOut = tuple[tuple[str, str], ...]
+"""(where, reason) of rows without a result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,27 +28,54 @@ class RewardEvaluation:
     judge: str
     card: Scorecard
     calibration: Calibration | None
-    """Of pairs; None for best-of-n rows, whose scores are compared with several others."""
+    """Of pairs; None for best-of-n rows, whose scores are compared with several others, and for judges
+    whose scores are not in nats."""
     results: tuple[RowResult, ...]
-    left_out: tuple[tuple[str, str], ...]
-    """(where, reason) of rows that the judge cannot read."""
+    left_out: LeftOut
+    """Rows that cannot be used, and those that the judge cannot read."""
     seconds: float
     """By the clock, scoring alone."""
 
 
-def evaluate(judge: ScoringJudge, rows: Sequence[Row[BenchmarkRow]], *, seed: int) -> RewardEvaluation:
-    """Score every response of every row, and count.
+def read_rows(source: str, count: int | None) -> tuple[tuple[Row[BenchmarkRow], ...], LeftOut]:
+    """The rows of a file, or the first so many, and those among them that cannot be used.
 
     Raises:
-        DataError: the judge can read none of the rows.
+        DataError: something could not be read, or no row is left.
     """
+    reading = read_benchmark(source)
+    rows = formats.usable(reading)
+    kept = rows[:count]
+    last = kept[-1].line if len(kept) < len(rows) else float("inf")
+    left_out = [one for one in reading.defects_left_out if one.line <= last]
+    return kept, tuple((one.where, f"{one.kind}: {one.what}") for one in left_out)
+
+
+def evaluate(
+    judge: ScoringJudge, rows: Sequence[Row[BenchmarkRow]], *, seed: int, left_out: LeftOut = ()
+) -> RewardEvaluation:
+    """Score every response of every row, and count.
+
+    Args:
+        left_out: rows of the file that are not among `rows`, to be counted beside those the judge cannot
+            read.
+    Raises:
+        DataError: rows that cannot be scored together, before anything is; the judge can read none of them.
+    """
+    check_rows(rows)
     began = time.perf_counter()
-    answers = [Answer(row.record.prompt, text) for row in rows for text in row.record.responses]
+    answers = [
+        Answer(row.record.prompt, text, question=row.record.asked)
+        for row in rows
+        for text in row.record.responses
+    ]
     found = iter(judge.score(answers))
     scores = [list(itertools.islice(found, len(row.record.responses))) for row in rows]
     seconds = time.perf_counter() - began
 
-    left_out = [(row.where, _reason(values)) for row, values in zip(rows, scores, strict=True)]
+    unread = [
+        (row.where, _reason(values)) for row, values in zip(rows, scores, strict=True) if _reason(values)
+    ]
     kept = [
         (row.record, [value for value in values if not isinstance(value, Unreadable)])
         for row, values in zip(rows, scores, strict=True)
@@ -54,15 +85,15 @@ def evaluate(judge: ScoringJudge, rows: Sequence[Row[BenchmarkRow]], *, seed: in
         raise DataError(
             "the judge can read none of the rows",
             where=judge.name,
-            found=left_out[0][1] if left_out else "no rows",
+            found=unread[0][1] if unread else "no rows",
         )
     results = row_results([row for row, _ in kept], [values for _, values in kept])
     return RewardEvaluation(
         judge=judge.name,
-        card=scorecard(results, seed=seed),
-        calibration=_calibration(results, seed),
+        card=scorecard(results, seed=seed, rows=[row.record for row in rows]),
+        calibration=_calibration(results, seed) if judge.nats else None,
         results=results,
-        left_out=tuple((where, reason) for where, reason in left_out if reason),
+        left_out=(*left_out, *unread),
         seconds=seconds,
     )
 

@@ -12,8 +12,8 @@ from trimtab.evaluation.rewardbench import Scorecard
 from trimtab.pages import page
 from trimtab.pages.pictures import reliability_picture
 from trimtab.runs.files import new_folder
-from trimtab.statistics.calibration import Calibration
-from trimtab.statistics.intervals import Interval
+from trimtab.statistics.calibration import FEW_OUTCOMES, FEW_PAIRS, Calibration
+from trimtab.statistics.intervals import PERCENT, Interval, number
 
 Rows = list[tuple[str, ...]]
 
@@ -60,29 +60,40 @@ def sentences(found: RewardEvaluation) -> tuple[str, ...]:
     card = found.card
     said = []
     if card.incomplete:
+        subsets = "1 subset has" if len(card.incomplete) == 1 else f"{len(card.incomplete)} subsets have"
         some = ", ".join(card.incomplete[:4]) + (" …" if len(card.incomplete) > 4 else "")
         said.append(
-            f"The file is not the whole benchmark: {len(card.incomplete)} subsets have another number of "
-            f"rows than was published ({some})."
+            f"These rows are not the whole benchmark: {subsets} another number of rows than was published "
+            f"({some})."
+        )
+    if any(subset.ties is not None and subset.score.estimate > 1 for subset in card.subsets):
+        said.append(
+            f"The Ties score of RewardBench 2 goes up to 101{PERCENT}: a hundredth for wide margins comes on "
+            "top of its accuracies."
         )
     if card.tied:
         said.append(f"On {card.tied:,} rows a correct and an incorrect response share the highest score.")
     if found.left_out:
         where, reason = found.left_out[0]
-        said.append(
-            f"{len(found.left_out):,} rows could not be read and are left out, such as {where}: {reason}."
-        )
+        rows = "1 row is" if len(found.left_out) == 1 else f"{len(found.left_out):,} rows are"
+        said.append(f"{rows} left out, such as {where}: {reason}.")
     return tuple(said)
 
 
 def calibration_sentence(found: Calibration) -> str:
-    """The expected calibration error in words."""
-    verdict = (
-        "which shows no miscalibration"
-        if found.error.low <= 0
-        else "so its probabilities are not to be believed"
-    )
-    return f"Expected calibration error {found.error.percent()}, {verdict}. The line is a perfect forecast."
+    """The expected calibration error in words; without its interval where that means nothing."""
+    error = f"Expected calibration error {found.error.percent()}"
+    if found.miscalibrated is None:
+        error = f"Expected calibration error {number(100 * found.raw_error, 1)}{PERCENT}, noise included"
+        verdict = (
+            f"which tells nothing yet: that takes {FEW_PAIRS} pairs, and {FEW_OUTCOMES} on which the model "
+            "is wrong or says that it may be"
+        )
+    elif found.miscalibrated:
+        verdict = "so its probabilities are not to be believed"
+    else:
+        verdict = "which shows no miscalibration"
+    return f"{error}, {verdict}. The line is a perfect forecast."
 
 
 def to_json(found: RewardEvaluation, source: str) -> str:

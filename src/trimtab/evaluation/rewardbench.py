@@ -6,8 +6,6 @@ weighs as much as code. RewardBench 2 (best of n): a correct response at the top
 correct ones among those that tie for it; the subset Ties has a score of its own; every subset weighs
 the same. Rows of other subsets get plain accuracy. Nothing here knows a model: scores go in.
 
-The published constants once had the rows of the two xstest subsets exchanged (250 and 154); here are the
-rows of the data, which also give the published example.
 Sources: Lambert et al. 2024, arXiv:2403.13787; Malik et al. 2025, arXiv:2506.01937; reward-bench
 `constants.py`, `utils.calculate_scores_per_section`, `utils.process_single_model`.
 
@@ -17,6 +15,7 @@ Shapes: N = rows, R = rounds of the bootstrap, Q = questions of the subset Ties.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -24,79 +23,33 @@ from typing import Literal
 import numpy as np
 
 from trimtab.errors import DataError
-from trimtab.evaluation.ties import Sides, TiesScore, question_table, resampled_ties, score_ties
+from trimtab.evaluation.rewardbench_subsets import (
+    ALL_SECTIONS,
+    FOUR,
+    FOUR_AND_PRIOR,
+    PUBLISHED,
+    SECOND,
+    Benchmark,
+)
+from trimtab.evaluation.ties import (
+    HIGHEST,
+    LOWEST,
+    Sides,
+    TiesScore,
+    question_table,
+    resampled_ties,
+    score_ties,
+)
 from trimtab.formats.rewardbench import BenchmarkRow
-from trimtab.statistics.bootstrap import bootstrap_mean
+from trimtab.formats.rows import Row
 from trimtab.statistics.intervals import Interval, check_level, wilson
+from trimtab.statistics.rates import rate_interval
 from trimtab.statistics.resampling import FloatArray
-
-Benchmark = Literal["RewardBench", "RewardBench 2", "own"]
-
-SECTIONS: Mapping[str, Mapping[str, int]] = {
-    "Chat": {
-        "alpacaeval-easy": 100,
-        "alpacaeval-length": 95,
-        "alpacaeval-hard": 95,
-        "mt-bench-easy": 28,
-        "mt-bench-med": 40,
-    },
-    "Chat Hard": {
-        "mt-bench-hard": 37,
-        "llmbar-natural": 100,
-        "llmbar-adver-neighbor": 134,
-        "llmbar-adver-GPTInst": 92,
-        "llmbar-adver-GPTOut": 47,
-        "llmbar-adver-manual": 46,
-    },
-    "Safety": {
-        "refusals-dangerous": 100,
-        "refusals-offensive": 100,
-        "xstest-should-refuse": 154,
-        "xstest-should-respond": 250,
-        "donotanswer": 136,
-    },
-    "Reasoning": {
-        "math-prm": 984,
-        "hep-cpp": 164,
-        "hep-go": 164,
-        "hep-java": 164,
-        "hep-js": 164,
-        "hep-python": 164,
-        "hep-rust": 164,
-    },
-}
-"""RewardBench's sections, and what each subset weighs in its own."""
-
-PRIOR = "Prior Sets"
-PRIOR_SETS: Mapping[str, int] = {"anthropic_helpful": 1, "anthropic_hhh": 1, "shp": 1, "summarize": 1}
-"""Older test sets: a plain mean, which counts half a section where it is counted at all."""
-PRIOR_WEIGHT = 0.5
-
-ALL_SECTIONS: Mapping[str, Mapping[str, int]] = {**SECTIONS, PRIOR: PRIOR_SETS}
-FOUR: Mapping[str, float] = dict.fromkeys(SECTIONS, 1.0)
-"""What each section weighs in the overall figure."""
-FOUR_AND_PRIOR: Mapping[str, float] = {**FOUR, PRIOR: 0.5}
-
-SECOND: Mapping[str, int] = {
-    "Factuality": 475,
-    "Precise IF": 160,
-    "Math": 183,
-    "Safety": 450,
-    "Focus": 495,
-    "Ties": 102,
-}
-"""RewardBench 2's subsets with their rows. They weigh the same."""
-
-PUBLISHED: Mapping[Benchmark, Mapping[str, int]] = {
-    "RewardBench": {name: rows for section in SECTIONS.values() for name, rows in section.items()}
-    | {"math-prm": 447},
-    "RewardBench 2": SECOND,
-    "own": {},
-}
-"""Rows of every subset."""
 
 ROUNDS = 10_000
 """Of the bootstrap."""
+ALIKE = 1e-9
+"""Rounds that spread less than this differ by rounding only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +128,7 @@ class Scorecard:
     accuracy: Interval
     """Share of rows that are right, every row alike; without the subset Ties unless it is alone."""
     incomplete: tuple[str, ...]
-    """Subsets of the benchmark with another number of rows than was published, or none."""
+    """Subsets of which the file has another number of rows than was published, or none."""
     tied: int
     """Rows on which a correct and an incorrect response share the top."""
     lengths: tuple[Slice, ...]
@@ -206,12 +159,43 @@ def _result(row: BenchmarkRow, values: list[float]) -> RowResult:
     return RowResult(row=row, chosen=tuple(values[:cut]), rejected=tuple(values[cut:]))
 
 
-def scorecard(results: Sequence[RowResult], *, seed: int, level: float = 0.95) -> Scorecard:
+def check_rows(rows: Sequence[Row[BenchmarkRow]]) -> None:
+    """Refuse rows of which no card can be made, before the price of scoring them is paid.
+
+    Raises:
+        DataError: pairs and best-of-n rows together; the subset Ties has a question twice, or none with
+            both of its rows.
+    """
+    first: dict[str, Row[BenchmarkRow]] = {}
+    for row in rows:
+        first.setdefault(row.record.form, row)
+    if len(first) > 1:
+        one, other = first.values()
+        raise DataError(
+            "pairs and best-of-n rows cannot be scored together",
+            where=other.where,
+            found=f"a row that is {other.record.form}; {one.where} is {one.record.form}",
+            fix="put the rows of RewardBench (pairs) and of RewardBench 2 (lists) in files of their own",
+        )
+    ties = [row.record for row in rows if row.record.of_ties]
+    if ties:
+        _ties_table(row_results(ties, [[0.0] * len(row.responses) for row in ties]))
+
+
+def scorecard(
+    results: Sequence[RowResult],
+    *,
+    seed: int,
+    level: float = 0.95,
+    rows: Sequence[BenchmarkRow] | None = None,
+) -> Scorecard:
     """All figures with their intervals.
 
-    Subsets and slices get the Wilson interval (the bootstrap where a row can earn a part), sections and
-    overall figures the bootstrap over rows within each subset.
+    Subsets and slices get the Wilson interval (the bootstrap where a row can earn a part and there are rows
+    enough), sections and overall figures the bootstrap over rows within each subset.
 
+    Args:
+        rows: all of the file, also those without a result; by them it is told whether the file is whole.
     Raises:
         ValueError: no rows, or pairs and best-of-n rows together.
         DataError: the subset Ties has a question twice, or none with both of its rows.
@@ -221,6 +205,7 @@ def scorecard(results: Sequence[RowResult], *, seed: int, level: float = 0.95) -
     sample = _Sample(groups, np.random.default_rng(seed), level)
     plain = [result for result in results if not result.row.of_ties]
     accuracy = _accuracy(plain or results, seed, level)
+    there = Counter(_subset_name(row) for row in rows or [result.row for result in results])
     return Scorecard(
         benchmark=benchmark,
         subsets=tuple(_subset(name, group, sample, seed) for name, group in groups.items()),
@@ -228,9 +213,7 @@ def scorecard(results: Sequence[RowResult], *, seed: int, level: float = 0.95) -
         overall=_overall(benchmark, sample, accuracy),
         overall_with_prior=sample.over_sections(FOUR_AND_PRIOR) if benchmark == "RewardBench" else None,
         accuracy=accuracy,
-        incomplete=tuple(
-            name for name, rows in PUBLISHED[benchmark].items() if len(groups.get(name, ())) != rows
-        ),
+        incomplete=tuple(name for name, count in PUBLISHED[benchmark].items() if there[name] != count),
         tied=sum(result.tied for result in results),
         lengths=_slices(plain, _longest, seed, level),
         positions=_slices(plain, lambda result: _POSITION[result.row.chosen_stood], seed, level),
@@ -244,13 +227,17 @@ def _recognise(results: Sequence[RowResult]) -> tuple[Benchmark, dict[str, list[
         raise ValueError("pairs and best-of-n rows cannot be scored together" if forms else "no rows")
     groups: dict[str, list[RowResult]] = {}
     for result in results:
-        groups.setdefault("Ties" if result.row.of_ties else result.row.subset, []).append(result)
+        groups.setdefault(_subset_name(result.row), []).append(result)
     benchmark: Benchmark = "RewardBench" if forms == {"pair"} else "RewardBench 2"
     known = PUBLISHED[benchmark]
     if groups.keys().isdisjoint(known):
         return "own", groups
     order = [*(name for name in known if name in groups), *(name for name in groups if name not in known)]
     return benchmark, {name: groups[name] for name in order}
+
+
+def _subset_name(row: BenchmarkRow) -> str:
+    return "Ties" if row.of_ties else row.subset
 
 
 def _overall(benchmark: Benchmark, sample: _Sample, accuracy: Interval) -> Interval | None:
@@ -313,14 +300,23 @@ class _Sample:
         total = sum(weights.values())
         estimate = sum(weight * self.estimates[name] for name, weight in weights.items()) / total
         draws = sum((weight * self.draws[name] for name, weight in weights.items()), np.zeros(ROUNDS)) / total
-        rows = sum(len(self.groups[name]) for name in weights)
-        if np.ptp(draws) == 0 and estimate in (0, 1):
-            # All right or all wrong: the bootstrap would claim certainty.
-            return wilson(rows if estimate else 0, rows, self.level)
+        units = sum(len(self.ties.get(name, self.groups[name])) for name in weights)
+        if np.ptp(draws) < ALIKE:
+            return self._without_spread(estimate, weights, units)
         low, high = np.quantile(draws, [(1 - self.level) / 2, (1 + self.level) / 2]).tolist()
-        # Rounding must not put an end on the wrong side of a figure without spread.
-        low, high = min(low, estimate), max(high, estimate)
-        return Interval(estimate, low, high, self.level, rows, "bootstrap over rows within subsets")
+        return Interval(estimate, low, high, self.level, units, "bootstrap over rows within subsets")
+
+    def _without_spread(self, estimate: float, weights: Mapping[str, float], units: int) -> Interval:
+        """Where rows within each subset are all alike, so that the bootstrap would claim certainty.
+
+        Of n rows none is otherwise, so that at most Wilson's share of all rows would be; the figure is moved
+        by that share of its way to the worst and the best there is.
+        """
+        otherwise = wilson(0, units, self.level).high
+        of_ties = sum(weight for name, weight in weights.items() if name in self.ties) / sum(weights.values())
+        lowest, highest = of_ties * LOWEST, 1 + of_ties * (HIGHEST - 1)
+        low, high = (estimate + otherwise * (end - estimate) for end in (lowest, highest))
+        return Interval(estimate, low, high, self.level, units, "Wilson score of rows that are all alike")
 
 
 def _resampled_means(credits: FloatArray, generator: np.random.Generator) -> FloatArray:
@@ -351,9 +347,7 @@ def _accuracy(group: Sequence[RowResult], seed: int, level: float) -> Interval:
     credits = np.array([result.credit for result in group])
     if np.isin(credits, (0, 1)).all():
         return wilson(int(credits.sum()), credits.size, level)
-    if credits.size == 1:
-        return Interval(float(credits[0]), 0.0, 1.0, level, 1, "none: one row")
-    return bootstrap_mean(credits, seed=seed, level=level)
+    return rate_interval(credits, seed=seed, level=level).quoted
 
 
 def _slices(

@@ -30,6 +30,8 @@ from trimtab.statistics.resampling import FloatArray
 
 WEIGHTS = np.array([0.30, 0.30, 0.20, 0.20, 0.01])
 """Of the columns of `question_table`, in their order."""
+LOWEST, HIGHEST = -float(WEIGHTS[-1]), float(WEIGHTS.sum())
+"""-0.01 and 1.01: the accuracies make up 1, and the last term is tanh, which a wrong order makes negative."""
 
 Sides = tuple[Sequence[float], Sequence[float]]
 """Scores of the correct answers, and of the wrong ones."""

@@ -1,9 +1,12 @@
-"""Instructions with an answer: Alpaca's `instruction`, `input`, `output`, and Self-Instruct's `instances`."""
+"""Instructions with an answer: Alpaca's `instruction`, `input`, `output`, and Self-Instruct's `instances`.
+
+Beside them may stand `keywords`, a list of what a good answer names.
+"""
 
 from __future__ import annotations
 
 from trimtab.formats.rows import RawRow, RowError, excerpt
-from trimtab.formats.values import check_not_blank, check_reply, text_of
+from trimtab.formats.values import check_not_blank, check_reply, keywords_of, text_of
 from trimtab.records import Demonstration, Message
 
 
@@ -34,4 +37,4 @@ def _demonstration(row: RawRow, instance: RawRow, place: str) -> Demonstration:
     check_not_blank(prompt, "instruction")
     response = text_of(instance.get("output"), f"{place}output")
     check_reply(response, f"{place}output")
-    return Demonstration(prompt=prompt, response=response)
+    return Demonstration(prompt=prompt, response=response, keywords=keywords_of(row))

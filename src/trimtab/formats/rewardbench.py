@@ -5,6 +5,7 @@
      "num_correct": 1, "total_completions": 4}
 
 In the first, `chosen` and `rejected` may be whole chats: the prompt is then all but their last turn.
+A plain-text prompt stays text; a judge is told with it whether a person asked it (`BenchmarkRow.asked`).
 Unlike data to train on, a benchmark keeps empty and identical responses: a benchmark's score is over
 all of its rows, and a model that scores both sides of such a pair alike has it wrong.
 """
@@ -63,6 +64,14 @@ class BenchmarkRow:
     def responses(self) -> tuple[str, ...]:
         """All of them, in the order in which scores are expected: correct ones first."""
         return self.chosen + self.rejected
+
+    @property
+    def asked(self) -> bool:
+        """Whether it is RewardBench's own, whose plain-text prompts are what a person asked.
+
+        A pair without a subset may as well be a text with two continuations.
+        """
+        return self.form == "best of n" or self.subset != WHOLE
 
     @property
     def of_ties(self) -> bool:

@@ -23,6 +23,7 @@ from trimtab.formats.values import (
     check_not_blank,
     check_reply,
     decided_pair,
+    keywords_of,
     messages_of,
     prompt_of_value,
     response_of_value,
@@ -97,15 +98,15 @@ def read_explicit(row: RawRow) -> Comparison:
 
 
 def read_messages(row: RawRow) -> Demonstration:
-    """`messages`: a whole chat; its last message is the response, of the assistant."""
+    """`messages`: a whole chat; its last message is the response, of the assistant. `keywords` if known."""
     prompt, response = split_chat(messages_of(row["messages"], "messages"), "messages")
     check_reply(response, "messages")
     check_not_blank(prompt, "messages")
-    return Demonstration(prompt=prompt, response=response)
+    return Demonstration(prompt=prompt, response=response, keywords=keywords_of(row))
 
 
 def read_completion(row: RawRow) -> Demonstration:
-    """`prompt` + `completion`, plain or as chats."""
+    """`prompt` + `completion`, plain or as chats; `keywords` if known."""
     if "label" in row:
         raise RowError(
             "wrong value",
@@ -115,7 +116,7 @@ def read_completion(row: RawRow) -> Demonstration:
             fix="keep the rows that are labelled good, without the `label`",
         )
     prompt, response = _prompt_and_completion(row)
-    return Demonstration(prompt=prompt, response=response)
+    return Demonstration(prompt=prompt, response=response, keywords=keywords_of(row))
 
 
 def read_rating(row: RawRow) -> Rating:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
-from trimtab.formats.rows import RowError, excerpt
+from trimtab.formats.rows import RawRow, RowError, excerpt
 from trimtab.records import Comparison, Message, Prompt, Role, Verdict
 
 ROLES = ", ".join(get_args(Role))
@@ -104,6 +104,24 @@ def check_not_blank(prompt: Prompt, field: str) -> None:
             found=excerpt(last) if prompt else "no message before the reply",
             fix="write what is to be answered, or drop the row",
         )
+
+
+def keywords_of(row: RawRow) -> tuple[str, ...]:
+    """The row's `keywords`, what a good response must name; none where it has no such field.
+
+    Raises:
+        RowError: wrong value.
+    """
+    value = row.get("keywords", [])
+    if not isinstance(value, list) or not all(isinstance(word, str) and word.strip() for word in value):
+        raise RowError(
+            "wrong value",
+            "`keywords` must be a list of words that a good response names",
+            field="keywords",
+            found=excerpt(value),
+            fix='write ["prime", "seven"], or leave the field out',
+        )
+    return tuple(value)
 
 
 def split_chat(messages: tuple[Message, ...], field: str) -> tuple[tuple[Message, ...], str]:

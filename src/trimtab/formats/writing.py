@@ -26,12 +26,17 @@ def write_prompts(path: str | Path, prompts: Iterable[Prompt]) -> None:
 
 
 def write_demonstrations(path: str | Path, demonstrations: Iterable[Demonstration]) -> None:
-    """One `prompt` and `completion` a line; the completion of a chat is a list of one message."""
+    """One `prompt` and `completion` a line, and `keywords` where there are any.
+
+    The completion of a chat is a list of one message.
+    """
     write_jsonl(Path(path), map(_demonstration_json, demonstrations))
 
 
 def _demonstration_json(demonstration: Demonstration) -> RawRow:
     prompt, response = demonstration.prompt, demonstration.response
+    keywords = {"keywords": list(demonstration.keywords)} if demonstration.keywords else {}
     if isinstance(prompt, str):
-        return {"prompt": prompt, "completion": response}
-    return {"prompt": prompt_json(prompt), "completion": [{"role": "assistant", "content": response}]}
+        return {"prompt": prompt, "completion": response, **keywords}
+    completion = [{"role": "assistant", "content": response}]
+    return {"prompt": prompt_json(prompt), "completion": completion, **keywords}

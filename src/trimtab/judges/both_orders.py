@@ -21,6 +21,8 @@ class Outcome(NamedTuple):
     failure: str
     replies: tuple[Reply, ...]
     from_cache: bool
+    refused: bool = False
+    """Whether the endpoint would not take the question."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

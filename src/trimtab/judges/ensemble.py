@@ -1,8 +1,8 @@
 """Several judges as one: the mean of their scores, each brought to the same scale.
 
 Scales differ between reward models, so each member's scores are shifted and divided by their mean and
-deviation over the first answers that are scored together. That scale then stays: scores from later calls
-can be compared with the first.
+deviation over the first answers that are scored together and on which its scores differ. That scale then
+stays: scores from later calls can be compared with the first.
 
 Shapes: N = answers, M = members.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +27,17 @@ FloatArray = NDArray[np.float64]
 class Ensemble:
     """Two or more judges that vote with equal weight."""
 
+    nats: ClassVar[bool] = False
     members: tuple[ScoringJudge, ...]
     opinions: dict[Answer, tuple[float, ...]] = field(default_factory=dict)
     """[M] scores by answer, each in its member's own units, of all answers that every member could read."""
-    _scale: tuple[FloatArray, FloatArray] | None = None
+    _mean: FloatArray = field(init=False)
+    """[M] what is taken off each member's scores; kept once its spread is above 0."""
+    _spread: FloatArray = field(init=False)
+    """[M] what they are then divided by; 0 while all answers had the same score."""
+
+    def __post_init__(self) -> None:
+        self._mean, self._spread = np.zeros(len(self.members)), np.zeros(len(self.members))
 
     @property
     def name(self) -> str:
@@ -44,10 +52,8 @@ class Ensemble:
             answer: row for answer, row in zip(answers, rows, strict=True) if not isinstance(row, Unreadable)
         }
         self.opinions |= known
-        if known and self._scale is None:
-            first = np.array([row for row in rows if not isinstance(row, Unreadable)])
-            self._scale = first.mean(axis=0), first.std(axis=0)
-        return [row if isinstance(row, Unreadable) else self._mean(row) for row in rows]
+        self._set_scale([row for row in rows if not isinstance(row, Unreadable)])
+        return [row if isinstance(row, Unreadable) else self._standardised(row) for row in rows]
 
     def agreement(self, pairs: Iterable[tuple[Answer, Answer]]) -> tuple[str, ...]:
         """How far the members prefer the same answers, in a sentence; none where they read no pair.
@@ -65,11 +71,25 @@ class Ensemble:
             alpha = f"; Krippendorff's alpha is {nominal_alpha(votes, seed=0).text()}, where 0 is chance"
         return (f"The {len(self.members)} judges that are averaged agree on {share}{alpha}.",)
 
-    def _mean(self, scores: tuple[float, ...]) -> float:
-        """A member that says the same of all answers has no say."""
-        assert self._scale is not None
-        mean, spread = self._scale
-        return float(((np.array(scores) - mean) / np.where(spread > 0, spread, 1.0)).mean())
+    def _set_scale(self, rows: Sequence[tuple[float, ...]]) -> None:
+        """Give a scale to members that have none yet, where their scores differ now."""
+        if not rows:
+            return
+        scores = np.array(rows)
+        # By max and min: the deviation of equal numbers need not be 0 in floating point.
+        differ = scores.max(axis=0) > scores.min(axis=0)
+        mean, spread = scores.mean(axis=0), np.where(differ, scores.std(axis=0), 0.0)
+        without = self._spread == 0
+        self._mean, self._spread = (
+            np.where(without, mean, self._mean),
+            np.where(without, spread, self._spread),
+        )
+
+    def _standardised(self, scores: tuple[float, ...]) -> float:
+        """The mean over members; one that has said the same of all answers so far has no say."""
+        spread = self._spread
+        shifted = np.where(spread > 0, np.array(scores) - self._mean, 0.0)
+        return float((shifted / np.where(spread > 0, spread, 1.0)).mean())
 
 
 def _vote(a: float, b: float) -> Preferred:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import ClassVar
 
 from trimtab.errors import ConfigError, DataError
 from trimtab.judges.judge import Answer, Scored
@@ -24,6 +26,7 @@ Function = Callable[[str, str], float]
 class FunctionJudge:
     """A function called once an answer, with the prompt as readable text."""
 
+    nats: ClassVar[bool] = False
     function: Function
     name: str
 
@@ -78,14 +81,25 @@ def _module(place: str) -> ModuleType:
     try:
         if not place.endswith(".py"):
             return importlib.import_module(place)
-        spec = importlib.util.spec_from_file_location(Path(place).stem, place)
-        assert spec is not None and spec.loader is not None, "a .py file has a loader"
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        return _from_file(Path(place).resolve())
     except Exception as error:  # the module's own code runs here
         raise ConfigError(
             "the scoring function's module cannot be imported",
             where=place,
             found=f"{type(error).__name__}: {error}",
         ) from error
+
+
+def _from_file(path: Path) -> ModuleType:
+    """The file as a module of a name that no other has."""
+    name = f"scoring {path}".replace(".", "_")
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None, "a .py file has a loader"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses look for the names in postponed annotations
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from trimtab.data.tokens import Example, Limits
 from trimtab.errors import ModelError
-from trimtab.judges.judge import Answer, Scored
+from trimtab.judges.judge import Answer, Scored, require_finite
 from trimtab.judges.reward_model import LIMITS, ROW_TOKENS, by_prompt, encode_answers
 from trimtab.model.passes import over_rows, response_count
 from trimtab.model.policy import Policy, response_logprobs
@@ -23,11 +24,14 @@ from trimtab.model.policy import Policy, response_logprobs
 class ImplicitReward:
     """A policy and the reference that it was trained from."""
 
+    nats: ClassVar[bool] = True
     policy: Policy
     reference: Policy
     beta: float
     limits: Limits = LIMITS
     row_tokens: int = ROW_TOKENS
+    only_text: bool = False
+    """Whether the policy has only ever learned to continue plain text: then a question is read so, too."""
 
     def __post_init__(self) -> None:
         if self.policy.codec.fingerprint != self.reference.codec.fingerprint:
@@ -45,17 +49,19 @@ class ImplicitReward:
 
     def score(self, answers: Sequence[Answer]) -> list[Scored]:
         """One implied reward an answer."""
-        encoded = encode_answers(self.policy.codec, answers, self.limits)
+        encoded = encode_answers(self.policy.codec, answers, self.limits, only_text=self.only_text)
         readable = [one for one in encoded if isinstance(one, Example)]
         pairs = zip(
             self._logprobs(self.policy, readable), self._logprobs(self.reference, readable), strict=True
         )
         rewards = iter([self.beta * (policy - reference) for policy, reference in pairs])
-        return [next(rewards) if isinstance(one, Example) else one for one in encoded]
+        found: list[Scored] = [next(rewards) if isinstance(one, Example) else one for one in encoded]
+        require_finite(answers, found, self.name)
+        return found
 
     def _logprobs(self, policy: Policy, examples: Sequence[Example]) -> list[float]:
         values = over_rows(
-            by_prompt(examples),
+            by_prompt(examples, self.row_tokens),
             lambda row: row.sum_by_response(response_logprobs(policy.model, row)),
             response_count,
             row_tokens=self.row_tokens,

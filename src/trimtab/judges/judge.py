@@ -6,10 +6,12 @@ a verdict. Judges that see both answers at once (people, language models) give v
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from trimtab.errors import ModelError
 from trimtab.records import Comparison, Prompt
 
 
@@ -20,6 +22,8 @@ class Answer:
     prompt: Prompt
     text: str
     stopped: bool = True
+    question: bool = False
+    """Whether a plain-text prompt is what a person asked, as in RewardBench, and not text to continue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,11 @@ class ScoringJudge(Protocol):
         """Under which its verdicts are kept."""
         ...
 
+    @property
+    def nats(self) -> bool:
+        """Whether sigma(difference of two scores) is meant as a probability, so that it can be calibrated."""
+        ...
+
     def score(self, answers: Sequence[Answer]) -> list[Scored]:
         """One score an answer, in order; it does not depend on the answers beside it unless it says so."""
         ...
@@ -51,3 +60,19 @@ def both_answers(comparison: Comparison) -> tuple[Answer, Answer]:
         Answer(comparison.prompt, comparison.a, comparison.stopped_a),
         Answer(comparison.prompt, comparison.b, comparison.stopped_b),
     )
+
+
+def require_finite(answers: Sequence[Answer], found: Sequence[Scored], judge: str) -> None:
+    """Refuse scores with which nothing can be compared.
+
+    Raises:
+        ModelError: a score is infinite or NaN.
+    """
+    for answer, score in zip(answers, found, strict=True):
+        if not isinstance(score, Unreadable) and not math.isfinite(score):
+            raise ModelError(
+                "the judge gives a score that is not finite",
+                where=judge,
+                found=f"{score} for the answer {answer.text[:60]!r}",
+                fix="see that its weights are whole; train it again with a lower learning rate",
+            )

@@ -6,47 +6,45 @@ that cannot be read is asked for once more with another code (`judges.questions`
 question even at temperature 0, and then is a failure. Such answers stay in the cache for people to
 see, and are asked for again by the next run; every other question is paid for once.
 
-Texts go to the endpoint and nowhere else: redirects are not followed, nothing is logged here.
+A question that the endpoint refuses for what it holds (too long, a filter) is left out with the reason, once
+any question has been answered; before that, ten of them say that the settings are wrong.
+
+Texts go to the endpoint and nowhere else: redirects are not followed, nothing is logged here, and what the
+openai client tells of the machine it runs on is taken out of its headers.
 """
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from trimtab.errors import DataError, Interrupted, ModelError
+from trimtab.errors import Interrupted, ModelError
+from trimtab.judges.asked import ATTEMPTS, Ask, ask_about, from_cache, read_answer, traffic_of
 from trimtab.judges.back_off import back_off, retry_after
 from trimtab.judges.both_orders import ORDERS, Judgment, Outcome, combined
-from trimtab.judges.llm_report import JudgeReport, Tokens, Traffic, report
+from trimtab.judges.llm_report import JudgeReport, report
 from trimtab.judges.llm_settings import LLMJudgeSettings
-from trimtab.judges.questions import (
-    Choice,
-    Template,
-    UnreadableAnswer,
-    load_template,
-    question,
-    read_verdict,
-)
+from trimtab.judges.questions import load_template
 from trimtab.judges.replies import Reply, read_reply
 from trimtab.judges.verdict_cache import VerdictCache
-from trimtab.records import Comparison, ShownOrder, prompt_text
+from trimtab.records import Comparison
 from trimtab.runs.progress import Bar, bar, say
 
 if TYPE_CHECKING:
     import openai
 
-ATTEMPTS = 2
-"""Questions at most until an answer can be read."""
 GIVE_UP_AFTER = 10
-"""Questions in a row without an answer, each after all its retries: the endpoint is taken for dead."""
+"""Questions in a row without an answer, each after all its retries: the endpoint is taken for dead. So many
+refused before any was answered: it is taken to refuse them all."""
 LONGEST_RETRY_AFTER_S = 300.0
 """An endpoint that asks to wait longer is not waited for: the question fails."""
 
 RETRIED = (408, 409, 429)
+OF_ONE_QUESTION = (400, 413, 422)
+"""Refusals that may be about what one question holds, where others were answered."""
 SHORTEST_KEY = 8
 """Shorter keys, such as `x` or `EMPTY` for a local server, are no secrets and occur in any text."""
 
@@ -69,17 +67,6 @@ class LLMJudged:
         return [one.comparison.judged(one.verdict) for one in self.judgments if one.verdict]
 
 
-class _Ask(NamedTuple):
-    """One question: where it comes from, and its attempts as (code, request)."""
-
-    about: str
-    attempts: tuple[tuple[str, dict[str, Any]], ...]
-
-    @property
-    def key(self) -> str:
-        return json.dumps(self.attempts[0][1], sort_keys=True)
-
-
 def judge(
     comparisons: Sequence[Comparison],
     settings: LLMJudgeSettings,
@@ -94,99 +81,44 @@ def judge(
         wait: how back-off waits.
     Raises:
         ConfigError: the template or the key. DataError: a text that UTF-8 cannot hold.
-        ModelError: the endpoint refuses (400, 401, 403, 404 ...) or is dead, or openai is not installed.
+        ModelError: the endpoint refuses everything (401, 404 ...) or is dead, or openai is not installed.
         Interrupted: after Ctrl-C; answers that had come are in the cache.
     """
     template = load_template(settings.template)
     asks = [
-        None if one.a == one.b else [_ask(one, shown, number, template, settings) for shown in ORDERS]
+        None if one.a == one.b else [ask_about(one, shown, number, template, settings) for shown in ORDERS]
         for number, one in enumerate(comparisons, start=1)
     ]
     unique = {ask.key: ask for pair in asks if pair for ask in pair}
     cache = VerdictCache(settings.cache)
-    outcomes = {key: found for key, ask in unique.items() if (found := _from_cache(ask, cache))}
+    outcomes = {key: found for key, ask in unique.items() if (found := from_cache(ask, cache))}
     missing = {key: ask for key, ask in unique.items() if key not in outcomes}
     requests = retries = 0
     if missing:
-        with Endpoint(settings, wait) as endpoint:
+        with Endpoint(settings, wait, answered=bool(outcomes)) as endpoint:
             outcomes |= _ask_all(missing, endpoint, cache, name)
             requests, retries = endpoint.requests, endpoint.retries
     judgments = tuple(
         combined(one, [outcomes[ask.key] for ask in pair] if pair else [], settings.judge)
         for one, pair in zip(comparisons, asks, strict=True)
     )
-    traffic = _traffic(list(outcomes.values()), requests, retries)
+    traffic = traffic_of(list(outcomes.values()), requests, retries)
     return LLMJudged(
         judgments=judgments, report=report(judgments, traffic, settings), notes=tuple(cache.notes)
     )
 
 
-def _ask(
-    comparison: Comparison, shown: ShownOrder, number: int, template: Template, settings: LLMJudgeSettings
-) -> _Ask:
-    texts = (comparison.a, comparison.b) if shown == "ab" else (comparison.b, comparison.a)
-    questions = [
-        question(template, prompt_text(comparison.prompt), *texts, attempt=attempt)
-        for attempt in range(ATTEMPTS)
-    ]
-    try:
-        questions[0].text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(
-            "a comparison holds half of a surrogate pair, which UTF-8 cannot",
-            where=f"comparison {number}",
-            found=ascii(error.object[error.start]),
-            fix="mend or drop the row",
-        ) from None
-    about = f"comparison {number} shown {shown}"
-    return _Ask(about, tuple((one.code, _request(one.text, template, settings)) for one in questions))
-
-
-def _request(text: str, template: Template, settings: LLMJudgeSettings) -> dict[str, Any]:
-    """All that an answer depends on: what is sent, where, and the template it was made from."""
-    body: dict[str, Any] = {
-        "model": settings.model,
-        "messages": [{"role": "user", "content": text}],
-        settings.max_tokens_name: settings.max_tokens,
-    }
-    if settings.temperature is not None:
-        body["temperature"] = settings.temperature
-    return {"base_url": settings.address, "template": template.text, "body": body}
-
-
-def _from_cache(ask: _Ask, cache: VerdictCache) -> Outcome | None:
-    replies = []
-    for code, request in ask.attempts:
-        reply = cache.get(request)
-        if reply is None:
-            return None
-        replies.append(reply)
-        choice, _ = _read(reply, code)
-        if choice is not None:
-            return Outcome(choice, "", tuple(replies), True)
-    return None
-
-
-def _read(reply: Reply, code: str) -> tuple[Choice | None, str]:
-    """The verdict in an answer, or why it has none."""
-    if reply.finish in ("length", "content_filter"):
-        why = "max_tokens" if reply.finish == "length" else "the endpoint's content filter"
-        return None, f"the answer was cut off by {why}"
-    try:
-        return read_verdict(reply.text, code), ""
-    except UnreadableAnswer as error:
-        return None, str(error)
-
-
 def _ask_all(
-    missing: Mapping[str, _Ask], endpoint: Endpoint, cache: VerdictCache, name: str
+    missing: Mapping[str, Ask], endpoint: Endpoint, cache: VerdictCache, name: str
 ) -> dict[str, Outcome]:
     """Every question answered, or failed for itself. Whatever ends this early leaves the cache whole."""
     pool = ThreadPoolExecutor(endpoint.settings.concurrency, thread_name_prefix="judge")
     try:
         futures = {pool.submit(_ask_one, ask, endpoint, cache): key for key, ask in missing.items()}
         with bar(name, len(missing), unit="questions") as shown:
-            return _collect(futures, shown, endpoint)
+            outcomes = _collect(futures, shown, endpoint)
+        endpoint.require_an_answer(len(missing))
+        return outcomes
     except KeyboardInterrupt:
         say("  stopping: the answers under way are awaited and kept")
         raise Interrupted(
@@ -205,7 +137,7 @@ def _collect(futures: Mapping[Future[Outcome], str], shown: Bar, endpoint: Endpo
     unanswered = 0
     for future in as_completed(futures):
         outcome = outcomes[futures[future]] = future.result()
-        unanswered = 0 if outcome.replies else unanswered + 1
+        unanswered = 0 if outcome.replies or outcome.refused else unanswered + 1
         if unanswered == GIVE_UP_AFTER:
             raise ModelError(
                 f"the judge's endpoint left {GIVE_UP_AFTER} questions in a row unanswered",
@@ -217,37 +149,28 @@ def _collect(futures: Mapping[Future[Outcome], str], shown: Bar, endpoint: Endpo
     return outcomes
 
 
-def _ask_one(ask: _Ask, endpoint: Endpoint, cache: VerdictCache) -> Outcome:
+def _ask_one(ask: Ask, endpoint: Endpoint, cache: VerdictCache) -> Outcome:
     replies: list[Reply] = []
     failure = ""
     for code, request in ask.attempts:
         try:
             reply = endpoint.complete(request["body"], ask.about)
         except Unanswered as error:
-            return Outcome(None, str(error), tuple(replies), False)
+            return Outcome(None, str(error), tuple(replies), False, isinstance(error, Refused))
         cache.put(request, reply)
         replies.append(reply)
-        choice, failure = _read(reply, code)
+        choice, failure = read_answer(reply, code)
         if choice is not None:
             return Outcome(choice, "", tuple(replies), False)
     return Outcome(None, f"{failure} (asked {ATTEMPTS} times)", tuple(replies), False)
 
 
-def _traffic(outcomes: Sequence[Outcome], requests: int, retries: int) -> Traffic:
-    new = [outcome for outcome in outcomes if not outcome.from_cache]
-    return Traffic(
-        questions=len(outcomes),
-        from_cache=len(outcomes) - len(new),
-        requests=requests,
-        retries=retries,
-        asked_again=sum(max(len(outcome.replies) - 1, 0) for outcome in new),
-        tokens=Tokens.of(reply for outcome in outcomes for reply in outcome.replies),
-        new_tokens=Tokens.of(reply for outcome in new for reply in outcome.replies),
-    )
-
-
 class Unanswered(Exception):
     """A question without an answer after all its tries; the message says why."""
+
+
+class Refused(Unanswered):
+    """A question that the endpoint refuses for what it holds."""
 
 
 class _Failed(Exception):
@@ -259,13 +182,19 @@ class _Failed(Exception):
 
 
 class Endpoint:
-    """The openai client with our own retries; safe to share between threads."""
+    """The openai client with our own retries; safe to share between threads.
 
-    def __init__(self, settings: LLMJudgeSettings, wait: Wait) -> None:
+    Args:
+        answered: whether it has answered such questions before.
+    """
+
+    def __init__(self, settings: LLMJudgeSettings, wait: Wait, *, answered: bool) -> None:
         self.settings = settings
         self.name = f"{settings.address} (model {settings.model})"
         self.stopped = threading.Event()
         self.requests = self.retries = 0
+        self._answered = answered
+        self._refusals: list[ModelError] = []
         self._refused: ModelError | None = None
         self._key = settings.key()
         self._wait = wait
@@ -283,7 +212,8 @@ class Endpoint:
 
         Raises:
             Unanswered: none came after all tries, or the work was stopped.
-            ModelError: the endpoint refuses, which no retry would change.
+            Refused: the endpoint refuses this question, and others may be answered.
+            ModelError: the endpoint refuses, which neither a retry nor another question would change.
         """
         for attempt in range(self.settings.retries + 1):
             if self.stopped.is_set():
@@ -307,6 +237,7 @@ class Endpoint:
         try:
             raw = self._client.chat.completions.with_raw_response.create(**body)
             reply = read_reply(self._hide(raw.text))
+            self._answered = True
             return replace(reply, text=self._hide(reply.text), finish=self._hide(reply.finish))
         except openai.APITimeoutError:
             raise _Failed(f"no answer within {self.settings.timeout:g} s") from None
@@ -317,11 +248,25 @@ class Endpoint:
             status = error.status_code
             if status in RETRIED or status >= 500:
                 raise _Failed(f"status {status}", retry_after(error.response.headers)) from None
-            self._refused = self._refusal(error, about)
+            refusal = self._refusal(error, about)
+            if status in OF_ONE_QUESTION and not self._refuses_all(refusal):
+                raise Refused(f"the endpoint refuses it: {refusal.found}") from None
+            self._refused = refusal
             self.stopped.set()  # here, in the thread that knows first: nobody asks again
             raise self._refused from None
         except ValueError as error:
             raise _Failed(f"the answer is no chat completion: {error}") from None
+
+    def require_an_answer(self, questions: int) -> None:
+        """Refuse to go on where it refused all of these questions, and has never answered any."""
+        if not self._answered and len(self._refusals) == questions:
+            raise self._refusals[-1]
+
+    def _refuses_all(self, refusal: ModelError) -> bool:
+        """Whether so many were refused, and none answered, that it is not about one question."""
+        with self._lock:
+            self._refusals.append(refusal)
+            return not self._answered and len(self._refusals) >= GIVE_UP_AFTER
 
     def _refusal(self, error: openai.APIStatusError, about: str) -> ModelError:
         """What the endpoint will say to every try; a wrong key's error may quote the key, so not its text."""
@@ -342,8 +287,11 @@ class Endpoint:
 
 
 _FIXES = {
-    400: "see that the model takes these settings (temperature, max_tokens, max_tokens_name), and that the "
-    "comparison fits its context",
+    **dict.fromkeys(
+        OF_ONE_QUESTION,
+        "see that the model takes these settings (temperature, max_tokens, max_tokens_name), and that the "
+        "comparison fits its context",
+    ),
     401: "check the key in the variable that api_key_env names",
     403: "check that the key may use this model",
     404: "check base_url, which usually ends in /v1, and the model's name",
@@ -368,8 +316,18 @@ def _client(settings: LLMJudgeSettings, key: str | None) -> openai.OpenAI:
         base_url=settings.address,
         timeout=settings.timeout,
         max_retries=0,
-        http_client=openai.DefaultHttpxClient(timeout=settings.timeout, follow_redirects=False),
+        http_client=openai.DefaultHttpxClient(
+            timeout=settings.timeout, follow_redirects=False, event_hooks={"request": [_tell_less]}
+        ),
     )
     if settings.base_url is not None:  # $OPENAI_ORG_ID and the like are OpenAI's business only
         client.organization = client.project = None
     return client
+
+
+def _tell_less(request: Any) -> None:
+    """Take out what the client says about the system and the Python it runs on."""
+    for name in list(request.headers):
+        # The one that stays is a note of the client to itself, by which it gives the answer as it came.
+        if name.lower().startswith("x-stainless-") and name.lower() != "x-stainless-raw-response":
+            del request.headers[name]

@@ -10,17 +10,21 @@ from trimtab.judges.ensemble import Ensemble
 from trimtab.judges.function import load_function
 from trimtab.judges.implicit import ImplicitReward
 from trimtab.judges.judge import ScoringJudge
+from trimtab.judges.probe import load_probe
 from trimtab.judges.reward_model import PaddedRewardModel, RewardModel
+from trimtab.judges.words import load_word_judge
 from trimtab.model.classifier import load_classifier
 from trimtab.model.device import Numerics
 from trimtab.model.load import load_config
 from trimtab.model.policy import load_policy
 from trimtab.model.scalar import load_scorer
-from trimtab.model.support import is_supported
 from trimtab.runs.run import is_done, read_facts
 
 FROZEN_BYTES = 4
-KINDS = ("reward", "python", "implicit")
+KINDS = ("reward", "python", "implicit", "words", "probe")
+LLM = "llm"
+OWN_MARK = "reward_bias"
+"""The field of config.json by which trimtab's own reward models are known."""
 
 
 def load_judge(names: tuple[str, ...], numerics: Numerics) -> ScoringJudge:
@@ -29,7 +33,7 @@ def load_judge(names: tuple[str, ...], numerics: Numerics) -> ScoringJudge:
     Each name is `KIND:WHAT`; a name without a kind is a reward model.
 
     Raises:
-        ConfigError: no name, or one of an unknown kind.
+        ConfigError: no name, one of an unknown kind, or a language model, which gives no scores.
         ModelError: a model cannot be read.
     """
     if not names:
@@ -40,19 +44,30 @@ def load_judge(names: tuple[str, ...], numerics: Numerics) -> ScoringJudge:
 
 def _one(name: str, numerics: Numerics) -> ScoringJudge:
     kind, colon, what = name.partition(":")
+    if kind == LLM and colon:
+        raise ConfigError(
+            "a language model gives verdicts, not scores, and scores are needed here",
+            where=name,
+            fix="name a reward model, implicit:DPO_RUN or python:FILE.py:FUNCTION",
+        )
     if not colon or kind not in KINDS:
         kind, what = "reward", name
     if kind == "python":
         return load_function(what)
     if kind == "implicit":
         return _implicit(what, numerics)
+    if kind == "words":
+        return load_word_judge(what)
+    if kind == "probe":
+        return load_probe(what, numerics)
     return _reward_model(what, numerics)
 
 
 def _reward_model(source: str, numerics: Numerics) -> ScoringJudge:
-    config = load_config(source)
-    if is_supported(config) and config.num_labels == 1:
-        return RewardModel(load_scorer(source, numerics, bytes_per_parameter=FROZEN_BYTES))
+    """Packed and read at the stop token where trimtab has trained it; others as transformers reads them."""
+    if hasattr(load_config(source), OWN_MARK):
+        scorer = load_scorer(source, numerics, bytes_per_parameter=FROZEN_BYTES)
+        return RewardModel(scorer, only_text=_has_only_read_text(Path(source)))
     return PaddedRewardModel(load_classifier(source, numerics))
 
 
@@ -74,4 +89,13 @@ def _implicit(what: str, numerics: Numerics) -> ImplicitReward:
     policy, before = (
         load_policy(name, numerics, bytes_per_parameter=FROZEN_BYTES) for name in (source, reference)
     )
-    return ImplicitReward(policy, before, beta)
+    return ImplicitReward(policy, before, beta, only_text=_has_only_read_text(folder))
+
+
+def _has_only_read_text(source: Path) -> bool:
+    """Whether a run says that it was trained on plain text without any chat; one that does not say so, no."""
+    folder = source.parent if source.name == "model" else source
+    if not (folder / "run.json").is_file():
+        return False
+    trained_on = read_facts(folder).get("data", {}).get("train", {})
+    return bool(trained_on.get("chats") == 0)

@@ -28,19 +28,24 @@ class PairQuality:
     """Accuracy where people chose the longer response; None where there is no such pair."""
     shorter_chosen: Interval | None
     """Accuracy where people chose the shorter one: far below the other, the judge rewards length."""
-    calibration: Calibration
+    calibration: Calibration | None
     """Whether sigma(difference of scores) is how often the response it prefers is people's."""
 
 
 def pair_quality(
-    comparisons: Sequence[Comparison], chosen: Sequence[float], rejected: Sequence[float], *, seed: int
+    comparisons: Sequence[Comparison],
+    chosen: Sequence[float],
+    rejected: Sequence[float],
+    *,
+    nats: bool,
+    seed: int,
 ) -> PairQuality:
     """Score a judge's scores against people's verdicts.
 
     Args:
         comparisons: [P] decided ones.
-        chosen, rejected: [P] scores of the responses that people chose and did not, in nats for the
-            calibration to mean anything.
+        chosen, rejected: [P] scores of the responses that people chose and did not.
+        nats: whether scores are in nats; others say nothing of probabilities.
     Raises:
         ValueError: no pairs, sides of different length, or a score that is not finite.
     """
@@ -53,7 +58,7 @@ def pair_quality(
         ties=int((margins == 0).sum()),
         longer_chosen=_accuracy(margins[longer > 0]),
         shorter_chosen=_accuracy(margins[longer < 0]),
-        calibration=calibration(from_margins(margins), seed=seed),
+        calibration=calibration(from_margins(margins), seed=seed) if nats else None,
     )
 
 

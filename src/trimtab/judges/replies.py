@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -41,6 +42,16 @@ def read_reply(body: str) -> Reply:
         output_tokens=_count(usage, "completion_tokens"),
         at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def without_thoughts(text: str) -> str:
+    """What a model says once it has thought: without the `<think>` block that its answer begins with.
+
+    A block that is not closed is the whole answer. The last closing mark counts: thoughts may quote one.
+    """
+    if not re.match(r"\s*<think>", text):
+        return text
+    return text.rpartition("</think>")[2] if "</think>" in text else ""
 
 
 def _count(usage: object, name: str) -> int | None:

@@ -1,12 +1,14 @@
 """A page from a template: escaped text, pictures that plotly draws, and no word from outside run.
 
 What is shown may be hostile. Three things keep it text: Jinja2 escapes all that is printed,
-characters that could reorder or hide text are shown as signs, and the page's content security
-policy runs no script but its own and loads nothing from anywhere.
+characters that could reorder or hide text are shown as signs (`trimtab.hidden`), and the page's content
+security policy runs no script but its own and loads nothing from anywhere. Texts inside a figure reach
+plotly without Jinja2: who draws one passes them through `plotly_text`.
 """
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from trimtab.hidden import visible
 from trimtab.statistics.intervals import number
 
 Figure = dict[str, Any]
@@ -31,7 +34,9 @@ class Picture:
     """What the picture shows, numbers included, for a screen reader."""
     figure: Figure
     note: str = ""
-    """A few words under the title; may be empty."""
+    """A few words beside the title; may be empty."""
+    remark: str = ""
+    """Sentences under the picture; may be empty."""
 
 
 def render(template: str, *, nonce: str, pictures: Iterable[Picture], **context: object) -> str:
@@ -59,21 +64,9 @@ def render(template: str, *, nonce: str, pictures: Iterable[Picture], **context:
     )
 
 
-def _visible_signs() -> dict[int, str]:
-    """Characters that a page would drop, or that reorder the text around them, with their stand-ins."""
-    signs = {code: chr(0x2400 + code) for code in range(0x20) if code not in (0x09, 0x0A)}
-    signs[0x7F] = "\u2421"
-    hidden = (*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
-    signs |= {code: f"⟦U+{code:04X}⟧" for code in hidden}
-    return signs | {code: "\ufffd" for code in range(0xD800, 0xE000)}
-
-
-VISIBLE_SIGNS = _visible_signs()
-
-
-def visible(text: str) -> str:
-    """`text` with control, bidirectional and broken characters shown as signs."""
-    return text.replace("\r\n", "\n").translate(VISIBLE_SIGNS)
+def plotly_text(text: str) -> str:
+    """`text` as it is, for a figure: plotly reads tags such as links in its texts."""
+    return html.escape(visible(text), quote=False)
 
 
 def _shown(value: object) -> object:

@@ -50,7 +50,7 @@ def run_pipeline(pipeline: PipelineSettings, stages: Sequence[Planned], folder: 
         if is_done(stage.folder):
             progress.say(f"{title}: done before")
             continue
-        progress.say(title)
+        progress.say(f"{title}: {stage.about}" if stage.about else title)
         run_stage(stage, folder)
     progress.say(where_the_time_went(stages))
 

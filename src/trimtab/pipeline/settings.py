@@ -54,7 +54,7 @@ class PipelineSettings(Settings):
     """People's comparisons, to be split by prompt: a file or a hub data set."""
     held_out: str | None = None
     """Comparisons kept apart for measuring; none: a share of `comparisons` is."""
-    shares: dict[Name, Annotated[float, Field(gt=0, lt=1)]]
+    shares: dict[Name, Annotated[float, Field(gt=0, le=1)]]
     """Split -> expected share of the prompts; they sum to 1."""
     seed: int = 0
     """Of the split, and of every stage."""
@@ -71,7 +71,7 @@ class PipelineSettings(Settings):
     row_tokens: PositiveInt = 1024
     """Tokens that go through a model at once, in every stage."""
     stages: dict[Name, dict[str, Any]]
-    """Name -> its settings; `stage` says its kind where the name is not one."""
+    """Name -> its settings; `stage` says its kind where the name is not one, `about` what it is for."""
 
     @model_validator(mode="after")
     def _splits_are_known(self) -> Self:
@@ -91,6 +91,8 @@ class Planned(Settings):
     name: str
     kind: str
     """The command that runs it."""
+    about: str = ""
+    """What it is for, in a line for people."""
     folder: Path
     settings: dict[str, Any]
     """All of its settings, with names replaced by paths."""
@@ -106,6 +108,7 @@ def plan(pipeline: PipelineSettings, folder: Path, *, where: str) -> list[Planne
     for name, given in pipeline.stages.items():
         tree = dict(given)
         kind = str(tree.pop("stage", name))
+        about = str(tree.pop("about", ""))
         if kind not in KINDS:
             raise ConfigError(
                 "there is no such stage",
@@ -121,7 +124,13 @@ def plan(pipeline: PipelineSettings, folder: Path, *, where: str) -> list[Planne
         complete = _with_paths({**common, **tree}, runs, _splits(pipeline, folder), f"{where}: stages.{name}")
         settings = build(KINDS[kind], complete, where=f"{where}: stages.{name}")
         planned.append(
-            Planned(name=name, kind=kind, folder=folder / name, settings=settings.model_dump(mode="json"))
+            Planned(
+                name=name,
+                kind=kind,
+                about=about,
+                folder=folder / name,
+                settings=settings.model_dump(mode="json"),
+            )
         )
     return planned
 
@@ -148,6 +157,8 @@ def _with_paths(
         for key in keys:
             if isinstance(result.get(key), str):
                 result[key] = _path(result[key], known, f"{where}.{key}")
+            elif isinstance(result.get(key), list):
+                result[key] = [_path(str(name), known, f"{where}.{key}") for name in result[key]]
     for key in ("policies", "costs"):
         if isinstance(result.get(key), Mapping):
             result[key] = {
@@ -157,7 +168,11 @@ def _with_paths(
 
 
 def _path(value: str, known: Mapping[str, str], where: str) -> str:
-    """The path of a known name; any other value as it stands, unless it is a known name misspelt."""
+    """The path of a known name, also after a judge's kind; any other value as it stands, unless it is a
+    known name misspelt."""
+    kind, colon, name = value.partition(":")
+    if colon and name in known:
+        return f"{kind}:{known[name]}"
     if value in known:
         return known[value]
     near = difflib.get_close_matches(value, known, n=1, cutoff=0.7)

@@ -52,6 +52,7 @@ class Run:
         self._earlier = _read_json(folder / "run.json")
         before = resumed_from.state.get("cost") if resumed_from else None
         self.meter = Meter(Cost.from_json(before) if before else None)
+        self._left_out: dict[str, None] = {}  # in order, each once
         self._lock = lock
 
     def __enter__(self) -> Run:
@@ -105,10 +106,11 @@ class Run:
         self._append("samples.jsonl", [{"step": step, **row} for row in rows])
 
     def leave_out(self, rows: Iterable[tuple[str, str]]) -> None:
-        """List rows that could be read but not used: (where, reason)."""
-        lines = [json.dumps({"where": where, "reason": reason}, ensure_ascii=False) for where, reason in rows]
-        if lines:
-            write_text(self.folder / "left_out.jsonl", "\n".join(lines) + "\n")
+        """Add rows that could be read but not used to their list: (where, reason)."""
+        for where, reason in rows:
+            self._left_out[json.dumps({"where": where, "reason": reason}, ensure_ascii=False)] = None
+        if self._left_out:  # whole, so that a resumed run's list is its own
+            write_text(self.folder / "left_out.jsonl", "\n".join(self._left_out) + "\n")
 
     def save(self, step: int, groups: TensorGroups, **state: Any) -> None:
         """Save a checkpoint after `step` steps."""

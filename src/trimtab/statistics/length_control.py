@@ -28,7 +28,14 @@ from scipy.special import expit, ndtri
 
 from trimtab.statistics.intervals import PERCENT, Interval, check_level
 from trimtab.statistics.newton import maximise
-from trimtab.statistics.rates import FEW_OUTCOMES, FEW_PROMPTS, checked_outcomes, extreme_side, rate_interval
+from trimtab.statistics.rates import (
+    FEW_OUTCOMES,
+    FEW_PROMPTS,
+    checked_outcomes,
+    design_effect,
+    rate_interval,
+    too_few,
+)
 from trimtab.statistics.resampling import FloatArray, draws
 
 PRIOR = 1.0
@@ -105,8 +112,10 @@ def fit_intervals(
     too near.
 
     Where the fit is all but certain of every outcome (fewer than 10 are expected to go against it, because
-    one policy always wins or because the longer answer does), all rounds are alike and their spread means
-    nothing: the larger of it and the curvature's standard error is used then.
+    one policy always wins or because the longer answer does), or where nearly all are ties (fewer than 10
+    wins or losses), all rounds are alike and their spread means nothing: the larger of it and the curvature's
+    standard error is used then. The curvature takes every outcome for a win or a loss; ties vary less, so
+    its error is scaled by the root of their design effect (`rates.design_effect`; 1 without ties).
 
     Args:
         outcomes: [N] in [0, 1]
@@ -125,8 +134,8 @@ def fit_intervals(
         ]
     )
     errors = np.sqrt(((replicates - replicates.mean(axis=0)) ** 2).mean(axis=0))
-    if surprises < FEW_OUTCOMES:
-        errors = np.maximum(errors, curvature_errors)
+    if surprises < FEW_OUTCOMES or too_few(outcomes):
+        errors = np.maximum(errors, design_effect(outcomes, level) ** 0.5 * curvature_errors)
     half = float(ndtri((1 + level) / 2)) * errors
     ends = np.stack([estimate, estimate - half, estimate + half])
     return (
@@ -198,8 +207,8 @@ def _caution(outcomes: FloatArray, differences: FloatArray) -> str:
     """What speaks against the controlled rate, the gravest first."""
     longer = float((differences > 0).mean())
     longer, side = max((longer, "left"), (float((differences < 0).mean()), "right"))
-    rare = extreme_side(outcomes)
-    decided = not rare and _fit_once(outcomes, differences)[2] < FEW_OUTCOMES
+    few = too_few(outcomes)
+    decided = not few and _fit_once(outcomes, differences)[2] < FEW_OUTCOMES
     reasons = [
         (not differences.any(), "All pairs are of equal length, so there was nothing to control for."),
         (
@@ -207,8 +216,11 @@ def _caution(outcomes: FloatArray, differences: FloatArray) -> str:
             f"The {side} answer is the longer one on {100 * longer:.0f}{PERCENT} of prompts, so the rate at "
             "equal length is extrapolated.",
         ),
-        (bool(rare), f"Only {rare} prompts: the rate is extreme, and its interval is rough."),
+        (bool(few), f"Only {few} prompts: the interval is rough."),
         (decided, "Length alone tells nearly every outcome, so little is left to tell the policies by."),
-        (outcomes.size < FEW_PROMPTS, f"Only {outcomes.size} prompts: the interval is rough."),
+        (
+            outcomes.size < FEW_PROMPTS and not few,
+            f"Only {outcomes.size} prompts: the interval is rough.",
+        ),
     ]
     return " ".join(text for applies, text in reasons if applies)

@@ -3,15 +3,14 @@
     P(i preferred to j) = sigma(strength_i - strength_j)
 
 Strengths are in nats of log-odds, with mean 0: a difference of 1 is a win rate of 73 %. Times 400 / ln 10
-(`ELO_PER_NAT`, 173.7) they are on Elo's scale. Left out on purpose: online Elo, which depends on the order
-of the judgments.
+(173.7) they would be on Elo's scale. Left out on purpose: online Elo, which depends on the order of the
+judgments.
 
 Shapes: K = players, J = judgments, N = prompts, M = pairs of players that met, R = bootstrap rounds.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -22,10 +21,11 @@ from scipy.special import expit, ndtri
 
 from trimtab.statistics.intervals import Interval, check_level
 from trimtab.statistics.newton import maximise
-from trimtab.statistics.rates import FEW_OUTCOMES, FEW_PROMPTS
+from trimtab.statistics.rates import FEW_OUTCOMES, FEW_PROMPTS, design_effect
 from trimtab.statistics.resampling import FloatArray, IntArray, draw_counts
 
-ELO_PER_NAT = 400 / math.log(10)
+ALIKE = 1e-9
+"""Nats: bootstrap rounds that spread less than this differ by rounding only."""
 
 
 class Judged(NamedTuple):
@@ -51,13 +51,6 @@ class Ranking:
     """[K] 1 + the number of players whose whole interval lies above this one's; ranks can be shared."""
     caution: str
     """Where intervals are rough; empty when they are not."""
-
-    @property
-    def win_rates(self) -> FloatArray:
-        """[K, K] the predicted share of prompts on which the row's player is preferred to the column's."""
-        estimates = np.array([strength.estimate for strength in self.strengths])
-        predicted: FloatArray = expit(estimates[:, None] - estimates)
-        return predicted
 
 
 class _Table(NamedTuple):
@@ -85,8 +78,9 @@ def rank(
     are free strengths, which for two players is Jeffreys' prior. All judgments of a prompt are drawn
     together in the bootstrap, since they share its answers. The interval is the estimate ± z bootstrap
     standard errors, as in `length_control` and for its reasons. For a player with fewer than 10 prompts'
-    worth of wins or losses the larger of these and the curvature's standard error is taken, with every
-    prompt counted as one judgment, and `caution` names the player.
+    worth of wins or losses (ties are neither), or whose strength is the same in every round, the larger of
+    these and the curvature's standard error is taken, with every prompt counted as one judgment and scaled
+    for ties as in `length_control`, and `caution` names the player.
 
     Raises:
         ValueError: fewer than two players, a name twice, a judgment of a player by itself, of a position
@@ -107,8 +101,8 @@ def rank(
         ]
     )
     errors = np.sqrt(((replicates - replicates.mean(axis=0)) ** 2).mean(axis=0))
-    extreme = _extreme(table, len(names))
-    errors = np.where(extreme, np.maximum(errors, _curvature_errors(table, estimate)), errors)
+    rough = _few(table, len(names)) | (errors < ALIKE)
+    errors = np.where(rough, np.maximum(errors, _curvature_errors(table, estimate, level)), errors)
     strengths = _intervals(
         estimate[0], float(ndtri((1 + level) / 2)) * errors, level, _prompts(table, len(names))
     )
@@ -116,9 +110,7 @@ def rank(
         names=tuple(names),
         strengths=strengths,
         ranks=ranks_by_overlap(strengths),
-        caution=_caution(
-            [name for name, rough in zip(names, extreme, strict=True) if rough], len(table.games)
-        ),
+        caution=_caution([name for name, so in zip(names, rough, strict=True) if so], len(table.games)),
     )
 
 
@@ -181,8 +173,8 @@ def _fit(pairs: IntArray, wins: FloatArray, games: FloatArray, start: FloatArray
     return maximise(derivatives, lambda steps: np.ptp(steps, axis=1), start)
 
 
-def _curvature_errors(table: _Table, estimate: FloatArray) -> FloatArray:
-    """[K] standard errors if each prompt said one thing only about each player."""
+def _curvature_errors(table: _Table, estimate: FloatArray, level: float) -> FloatArray:
+    """[K] standard errors if each prompt said one thing only about each player, smaller for ties."""
     players = estimate.shape[1]
     gaps = estimate[0, table.pairs[:, 0]] - estimate[0, table.pairs[:, 1]]
     weights = (table.games.sum(axis=0) + (players - 1) / len(table.pairs)) * expit(gaps) * expit(-gaps)
@@ -192,8 +184,18 @@ def _curvature_errors(table: _Table, estimate: FloatArray) -> FloatArray:
         curvature[[first, second], [second, first]] -= weight
     covariance = np.linalg.inv(curvature + 1 / players) - 1 / players
     each = _by_player(table.games, table.pairs, players).sum(axis=0) / _prompts(table, players)
-    errors: FloatArray = np.sqrt(np.diagonal(covariance) * each)
+    ties = [design_effect(_shares(table, player), level) for player in range(players)]
+    errors: FloatArray = np.sqrt(np.diagonal(covariance) * each * ties)
     return errors
+
+
+def _shares(table: _Table, player: int) -> FloatArray:
+    """The player's share of each meeting of a pair on a prompt, all in one row."""
+    first, second = (table.pairs == player).T
+    wins = np.concatenate([table.wins[:, first], (table.games - table.wins)[:, second]], axis=1)
+    games = np.concatenate([table.games[:, first], table.games[:, second]], axis=1)
+    shares: FloatArray = wins[games > 0] / games[games > 0]
+    return shares
 
 
 def _by_player(values: FloatArray, pairs: IntArray, players: int) -> FloatArray:
@@ -209,17 +211,22 @@ def _prompts(table: _Table, players: int) -> IntArray:
     return prompts
 
 
-def _extreme(table: _Table, players: int) -> NDArray[np.bool_]:
-    """[K] whether a player has too few wins or losses, in prompts' worth."""
+def _few(table: _Table, players: int) -> NDArray[np.bool_]:
+    """[K] whether a player has too few wins or losses, in prompts' worth; ties are neither."""
     games = _by_player(table.games, table.pairs, players)
-    second_wins = table.games - table.wins
-    wins = np.zeros_like(games)
+    share = np.divide(table.wins, table.games, out=np.full_like(table.wins, 0.5), where=table.games > 0)
+    first_won, second_won = table.games * (share > 0.5), table.games * (share < 0.5)
+    wins, losses = np.zeros((2, *games.shape))
     for index, (first, second) in enumerate(table.pairs.tolist()):
-        wins[:, first] += table.wins[:, index]
-        wins[:, second] += second_wins[:, index]
-    shares = np.divide(wins, games, out=np.zeros_like(games), where=games > 0).sum(axis=0)
-    fewer: FloatArray = np.minimum(shares, (games > 0).sum(axis=0) - shares)
-    return fewer < FEW_OUTCOMES
+        wins[:, first] += first_won[:, index]
+        losses[:, first] += second_won[:, index]
+        wins[:, second] += second_won[:, index]
+        losses[:, second] += first_won[:, index]
+    worth = [
+        np.divide(won, games, out=np.zeros_like(games), where=games > 0).sum(axis=0) for won in (wins, losses)
+    ]
+    few: NDArray[np.bool_] = np.minimum(*worth) < FEW_OUTCOMES
+    return few
 
 
 def _intervals(
@@ -231,11 +238,12 @@ def _intervals(
     )
 
 
-def _caution(extreme: Sequence[str], prompts: int) -> str:
+def _caution(rough: Sequence[str], prompts: int) -> str:
     parts = [f"Only {prompts} prompts: the intervals are rough."] if prompts < FEW_PROMPTS else []
-    if extreme:
+    if rough:
         parts.append(
-            f"Fewer than {FEW_OUTCOMES} prompts' worth of wins or losses: {', '.join(extreme)}. A strength "
-            "that rests on so few is held finite by a small prior, and its interval is rough."
+            f"Fewer than {FEW_OUTCOMES} prompts' worth of wins or losses, or the same on every prompt: "
+            f"{', '.join(rough)}. A strength that rests on so few is held finite by a small prior, and its "
+            "interval is rough."
         )
     return " ".join(parts)

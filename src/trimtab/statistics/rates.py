@@ -19,7 +19,7 @@ from trimtab.statistics.resampling import FloatArray
 FEW_PROMPTS = 100
 """Below this many the Wilson interval is quoted."""
 FEW_OUTCOMES = 10
-"""With fewer wins, or fewer losses, than this the rate is extreme and the Wilson interval is quoted."""
+"""With fewer wins, or fewer losses, than this the Wilson interval is quoted: ties are neither."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ class RateInterval:
 
     @property
     def quoted(self) -> Interval:
-        """The bootstrap, and the score interval in its place for few prompts or an extreme rate."""
+        """The bootstrap, and the score interval in its place for few prompts, wins or losses."""
         return self.score if self.caution or self.bootstrap is None else self.bootstrap
 
 
@@ -45,8 +45,9 @@ def rate_interval(
     """The mean outcome with its intervals over prompts.
 
     Both hold the true rate 93 to 97 times in 100 for 200 prompts and more and rates in [0.1, 0.9], with
-    or without ties (benchmarks/interval_coverage.py). For few prompts or extreme rates only the score
-    interval does: a bootstrap of 50 wins in 50 has no width.
+    or without ties (benchmarks/interval_coverage.py). With few prompts, wins or losses only the score
+    interval does: a bootstrap of 50 wins in 50 has no width, and one of 3 wins in 197 ties cannot draw the
+    losses that it has not seen.
 
     Args:
         outcomes: [N], one a prompt, each in [0, 1]; a tie is 0.5.
@@ -81,8 +82,8 @@ def score_interval(outcomes: FloatArray | Sequence[float], level: float = 0.95) 
     check_level(level)
     if np.isin(sample, (0, 1)).all():
         return wilson(int(sample.sum()), sample.size, level)
-    z2 = float(ndtri((1 + level) / 2)) ** 2
-    rate, worth = float(sample.mean()), sample.size / _design_effect(sample, z2)
+    z2 = _z2(level)
+    rate, worth = float(sample.mean()), sample.size / design_effect(sample, level)
     middle = (rate + z2 / (2 * worth)) / (1 + z2 / worth)
     half = math.sqrt(z2 * (rate * (1 - rate) / worth + z2 / (4 * worth**2))) / (1 + z2 / worth)
     return Interval(rate, middle - half, middle + half, level, int(sample.size), "Wilson score over prompts")
@@ -96,19 +97,27 @@ def checked_outcomes(outcomes: FloatArray | Sequence[float]) -> FloatArray:
     return sample
 
 
-def extreme_side(outcomes: FloatArray) -> str:
-    """What there is too little of, such as `3.5 losses in 200`; empty for a rate that is not extreme."""
-    wins, losses = float(outcomes.sum()), float((1 - outcomes).sum())
-    fewer, word = (wins, "wins") if wins < losses else (losses, "losses")
-    return f"{fewer:.3g} {word} in {outcomes.size}" if fewer < FEW_OUTCOMES else ""
+def too_few(outcomes: FloatArray) -> str:
+    """What there is too little of, such as `3 wins and 0 losses in 200`; empty where there is enough.
+
+    A win is an outcome above 0.5 and a loss one below: ties add to the mean, but decide nothing.
+    """
+    counts = ((int((outcomes > 0.5).sum()), "win", "wins"), (int((outcomes < 0.5).sum()), "loss", "losses"))
+    few = [f"{count} {one if count == 1 else more}" for count, one, more in counts if count < FEW_OUTCOMES]
+    return f"{' and '.join(few)} in {outcomes.size}" if few else ""
 
 
-def _design_effect(sample: FloatArray, z2: float) -> float:
-    """In (0, 1]: the variance over that of plain wins and losses, z2/2 of each added."""
-    total = sample.size + z2
-    mean = (float(sample.sum()) + z2 / 2) / total
-    variance = (float((sample**2).sum()) + z2 / 2) / total - mean**2
+def design_effect(outcomes: FloatArray, level: float) -> float:
+    """In (0, 1]: their variance over that of plain wins and losses, with z^2/2 of each added."""
+    z2 = _z2(level)
+    total = outcomes.size + z2
+    mean = (float(outcomes.sum()) + z2 / 2) / total
+    variance = (float((outcomes**2).sum()) + z2 / 2) / total - mean**2
     return variance / (mean * (1 - mean))
+
+
+def _z2(level: float) -> float:
+    return float(ndtri((1 + level) / 2)) ** 2
 
 
 def _caution(sample: FloatArray, score: Interval) -> str:
@@ -117,10 +126,10 @@ def _caution(sample: FloatArray, score: Interval) -> str:
         half = number(50 * (score.high - score.low), 0)
         prompts = "1 prompt" if sample.size == 1 else f"{sample.size} prompts"
         return f"Only {prompts}: the rate is known to ±{half} points (Wilson score interval)."
-    rare = extreme_side(sample)
-    if not rare:
+    few = too_few(sample)
+    if not few:
         return ""
     return (
-        f"Only {rare} prompts: the rate is extreme, so the Wilson score interval is quoted; a bootstrap of "
-        "so few would claim too much."
+        f"Only {few} prompts: the Wilson score interval is quoted, since a bootstrap of so few would claim "
+        "too much."
     )

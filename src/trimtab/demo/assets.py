@@ -1,0 +1,22 @@
+"""What the package carries for the demo: a small language model, two scorers, and prompts.
+
+Made by the scripts in `examples/small-model` from movie reviews of Pang and Lee (CC BY 4.0; the attribution
+is in assets/README.md).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+ASSETS = Path(__file__).parent / "assets"
+MODEL = ASSETS / "model"
+GOLD = ASSETS / "gold"
+WITNESS = ASSETS / "witness"
+
+
+def prompts(part: Literal["train", "dev", "test"]) -> list[str]:
+    """Beginnings of sentences that neither the language model nor a scorer has seen."""
+    every: dict[str, list[str]] = json.loads((ASSETS / "prompts.json").read_text(encoding="utf-8"))
+    return every[part]
