@@ -17,16 +17,18 @@ SHARES: dict[Part, float] = {"language": 0.40, "gold": 0.30, "train": 0.15, "dev
 SHORTEST, LONGEST = 4, 40
 """Words of a sentence."""
 
+_STRANGE = re.compile(r"[^\x20-\x7e\xa1-\u024f\u2010-\u2030]")
 _PARENTHESES = re.compile(r"\([^()]*\)|\[[^\[\]]*\]")
 _SPACE_BEFORE = re.compile(r"\s+([.,;:!?%])")
 _SPACES = re.compile(r"\s+")
 _DOTS = re.compile(r"\.(\s*\.)+")
 _INITIALS = re.compile(r"\b(\w)\.\s+(?=\w\.)")
 _PRONOUN = re.compile(r"\bi\b(?!\.)")
-_AFTER_END = re.compile(r"(?<!\bmr)(?<!\bms)(?<!\bdr)(?<!\bst)(?<!\bvs)(?<!\bjr)(?<!\bmrs)([.!?] )([a-z])")
+_INITIAL = re.compile(r"\b(\w)\.(?=[ \w])")
+_AFTER_END = re.compile(r"(?<!\bvs)(?<!\bjr)(?<!\betc)([.!?] )([a-z])")
 _QUOTED = re.compile(r'"\s*([^"]*?)\s*"')
 _BAD = re.compile(
-    r"[()\[\]{}<>*_=|\\~^@#/]|\d{5}|https?|www\.|\b(?:fuck|shit|c[u]nt|nigg|fag)", re.IGNORECASE
+    r"[()\[\]{}<>*_=|\\~^@#/]|\d{5}|https?|www\.|\b(?:fuck|shit|cunt|nigg|fag)", re.IGNORECASE
 )
 
 
@@ -35,7 +37,7 @@ def clean(line: str) -> str | None:
 
     What stands in parentheses (mostly the names of actors) is left out.
     """
-    text = re.sub(r"[^\x20-\x7e\xa1-\u024f\u2010-\u2030]", " ", line).replace("`", "'").replace("''", '"')
+    text = _STRANGE.sub(" ", line).replace("`", "'").replace("''", '"')
     text = _PARENTHESES.sub(" ", text)
     text = _QUOTED.sub(r'"\1"', text) if text.count('"') % 2 == 0 else text.replace('"', "")
     text = _DOTS.sub("...", text)
@@ -48,6 +50,7 @@ def clean(line: str) -> str | None:
     if first is None or first > 1:
         return None
     text = text[:first] + text[first].upper() + text[first + 1 :]
+    text = _INITIAL.sub(lambda found: f"{found[1].upper()}.", text)
     text = _AFTER_END.sub(lambda found: found[1] + found[2].upper(), text)
     return text if text.endswith((".", "!", "?", '"')) else f"{text}."
 
