@@ -27,9 +27,7 @@ _PRONOUN = re.compile(r"\bi\b(?!\.)")
 _INITIAL = re.compile(r"\b(\w)\.(?=[ \w])")
 _AFTER_END = re.compile(r"(?<!\bvs)(?<!\bjr)(?<!\betc)([.!?] )([a-z])")
 _QUOTED = re.compile(r'"\s*([^"]*?)\s*"')
-_BAD = re.compile(
-    r"[()\[\]{}<>*_=|\\~^@#/]|\d{5}|https?|www\.|\b(?:fuck|shit|cunt|nigg|fag)", re.IGNORECASE
-)
+_BAD = re.compile(r"[()\[\]{}<>*_=|\\~^@#/]|\d{5}|https?|www\.|\b(?:fuck|shit|cunt|nigg|fag)", re.IGNORECASE)
 
 
 def clean(line: str) -> str | None:
