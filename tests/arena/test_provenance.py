@@ -62,9 +62,8 @@ def settings(tmp_path: Path) -> CompareSettings:
 
 
 def test_every_setting_and_hash_of_every_run_is_there(settings: CompareSettings, tmp_path: Path) -> None:
-    surroundings = {
-        "trimtab": "0.1.0", "commit": "fff", "python": "3.11", "packages": {"torch": "2"}, "hardware": {"cores": 2},
-    }  # fmt: skip
+    surroundings = {"trimtab": "0.1.0", "commit": "fff", "python": "3.11"}
+    surroundings |= {"packages": {"torch": "2"}, "hardware": {"cores": 2}}
     found = facts_of(settings, SimpleNamespace(facts=surroundings))  # type: ignore[arg-type]
     said = {(fact.group, fact.name): fact.value for fact in found}
     assert len(said) == len(found)

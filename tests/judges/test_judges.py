@@ -228,12 +228,14 @@ def test_the_first_answers_set_the_scale_for_all_later_ones() -> None:
 
 
 def test_a_member_has_no_scale_before_its_scores_differ() -> None:
-    steady = Moody(((0.0, 2.0), (0.0, 2.0), (2.0, 0.0)))
-    late = Moody(((0.1, 0.1), (1e6, 3e6), (3e6, 1e6)))
-    both = Ensemble((steady, late))
-    assert both.score(ANSWERS[:2]) == [-0.5, 0.5], "the second has no say yet"
-    assert both.score(ANSWERS[:2]) == [-1.0, 1.0]
-    assert both.score(ANSWERS[:2]) == [1.0, -1.0], "and both keep their scales"
+    steady = Moody(((0.0, 1.0, 2.0), (0.0, 1.0, 2.0), (2.0, 1.0, 0.0)))
+    # The deviation of three times 0.1 is not 0 in floating point.
+    late = Moody(((0.1, 0.1, 0.1), (1e6, 2e6, 3e6), (3e6, 2e6, 1e6)))
+    both, spread = Ensemble((steady, late)), (2 / 3) ** 0.5
+    found = [both.score(ANSWERS[:3]) for _ in range(3)]
+    assert found[0] == pytest.approx([-0.5 / spread, 0, 0.5 / spread]), "the second has no say yet"
+    assert found[1] == pytest.approx([-1 / spread, 0, 1 / spread])
+    assert found[2] == pytest.approx([1 / spread, 0, -1 / spread]), "and both keep their scales"
 
 
 def test_answers_that_nobody_read_set_no_scale() -> None:
