@@ -329,7 +329,7 @@ def test_both_responses_share_the_prompt_and_the_chosen_comes_first() -> None:
     ]
     assert encoded.wheres == ["pairs.jsonl:1", "pairs.jsonl:2"]
     assert encoded.left_out == []
-    assert +encoded.counts == {}
+    assert +encoded.counts == {"chats": 2}
     assert encoded.tokens == 2 * (len(ids(written(ASKED))) + len(seven) + len(nine))
 
 
@@ -387,7 +387,7 @@ def test_what_is_cut_is_counted() -> None:
         ),
         Limits(prompt=len(ids(written(ASKED))), response=4),
     )
-    assert encoded.counts == {"prompts shortened": 1, "responses cut": 3}
+    assert encoded.counts == {"chats": 3, "prompts shortened": 1, "responses cut": 3}
     assert [[r.stopped for r in example.responses] for example in encoded.examples] == [
         [False, False],
         [True, False],

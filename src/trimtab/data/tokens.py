@@ -85,7 +85,8 @@ class Encoded:
     left_out: list[tuple[str, str]] = field(default_factory=list)
     """(where, reason) of each row that could not be used."""
     counts: Counter[str] = field(default_factory=Counter)
-    """How often something was cut: `prompts shortened`, `responses cut`."""
+    """Examples whose prompt is a chat (`chats`), and how often something was cut (`prompts shortened`,
+    `responses cut`)."""
 
     @property
     def tokens(self) -> int:
@@ -322,6 +323,7 @@ def _encode(
             continue
         encoded.examples.append(Example(prompt_ids, encodings, weight(row.record)))
         encoded.wheres.append(row.where)
+        encoded.counts["chats"] += not isinstance(prompt, str)
         encoded.counts["prompts shortened"] += shortened
         encoded.counts["responses cut"] += sum(not response.stopped for response in encodings)
     if not encoded.examples:

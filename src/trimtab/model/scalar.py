@@ -97,6 +97,7 @@ def _with_head(policy: PreTrainedModel, pad_id: int, source: str) -> PreTrainedM
     config = copy.deepcopy(policy.config)
     config.num_labels, config.pad_token_id = 1, pad_id
     config.architectures = None
+    config.reward_bias = 0.0  # until the scores are centred; and the mark of trimtab's own reward models
     try:
         model = AutoModelForSequenceClassification.from_config(
             config, attn_implementation=policy.config._attn_implementation
