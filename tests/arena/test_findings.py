@@ -109,8 +109,8 @@ def test_every_rate_has_both_intervals_and_the_lengths_behind_it(findings):
         "Wilson score": "59.5\u00a0% [52.7, 66.3]",
         "at equal length": "57.5\u00a0% [50.5, 64.5]",
         "worth of length, nats": "0.30 [0.10, 0.50]",
-        "characters": "212",
-        "its characters": "190",
+        "mean characters": "212",
+        "and the other's": "190",
         "note": "",
     }
     bare = dataclasses.replace(findings.matches[0], controlled=None)
@@ -173,7 +173,9 @@ def test_a_difference_that_is_clear_alone_is_not_when_several_are_made(findings)
     among = dataclasses.replace(alone, p_adjusted=3 * test.p_value)
     assert among.winner is None and among.clear_alone
     changed = dataclasses.replace(findings, matches=(among, *findings.matches[1:]))
-    assert changed.headline.startswith("No clear winner between DPO and PPO: DPO was preferred on 57")
+    assert changed.headline.startswith(
+        "No clear winner between DPO and PPO, adjusted for several comparisons: DPO was preferred on 57"
+    )
     assert any("with 3 comparisons one such is no surprise" in one for one in meaning(changed))
     assert match_rows(changed)[1][-1] == "no clear winner"
 

@@ -71,7 +71,7 @@ def interval_rows(findings: Findings) -> Rows:
     rows: Rows = [
         (
             "policy", "against", "bootstrap", "Wilson score", "at equal length", "worth of length, nats",
-            "characters", "its characters", "note",
+            "mean characters", "and the other's", "note",
         )
     ]  # fmt: skip
     for match in findings.matches:
@@ -82,7 +82,7 @@ def interval_rows(findings: Findings) -> Rows:
             number(controlled.mean_left, 0),
             number(controlled.mean_right, 0),
         )  # fmt: skip
-        notes = [match.rate.caution, controlled.caution if controlled else ""]
+        caution = match.rate.caution or (controlled.caution if controlled else "")
         rows.append(
             (
                 match.left,
@@ -90,7 +90,7 @@ def interval_rows(findings: Findings) -> Rows:
                 match.rate.bootstrap.percent() if match.rate.bootstrap else "",
                 match.rate.score.percent(),
                 *lengths,
-                " ".join(filter(None, notes)),
+                caution,
             )
         )
     return rows

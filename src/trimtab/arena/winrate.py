@@ -291,7 +291,8 @@ def headline(match: Match, judge: JudgeQuality, cost: str = "") -> str:
     rate = _rate(match.rate_of(ahead))
     tail = f", {cost}" if cost else ""
     if match.winner is None:
-        return f"No clear winner between {ahead} and {behind}: {ahead} was preferred on {rate}{tail}."
+        among = ", adjusted for several comparisons" if match.clear_alone else ""
+        return f"No clear winner between {ahead} and {behind}{among}: {ahead} was preferred on {rate}{tail}."
     return f"{ahead} beats {behind}: it was preferred on {rate}{tail}."
 
 
