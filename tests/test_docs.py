@@ -96,3 +96,12 @@ def test_every_config_is_a_valid_pipeline(tmp_path: Path) -> None:
         needed = [f"{key}=something" for key in ("model", "comparisons") if key not in tree]
         pipeline = build(PipelineSettings, override(tree, needed), where=path.name)
         assert [stage.kind for stage in plan(pipeline, tmp_path, where=path.name)][-1] == "compare"
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "docs" / "results").glob("*/report.json")), ids=lambda path: path.parent.name
+)
+def test_committed_reports_can_be_read(path: Path) -> None:
+    from trimtab.arena.findings import read_findings
+
+    assert read_findings(path).headline

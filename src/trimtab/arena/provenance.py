@@ -33,7 +33,7 @@ def facts_of(settings: CompareSettings, run: Run) -> tuple[Fact, ...]:
         found.append(Fact(group="comparison", name="held_out.sha256", value=digest))
     for group, folder in _runs_behind(settings).items():
         facts = {name: value for name, value in read_facts(folder).items() if name in _OF_A_RUN}
-        tree = {"folder": str(folder), **read_yaml(folder / "config.yaml"), **facts}
+        tree = {**read_yaml(folder / "config.yaml"), **facts}
         found += [Fact(group=group, name=name, value=value) for name, value in _flat(tree)]
     own = {name: run.facts[name] for name in ("trimtab", "commit", "python", "packages", "hardware")}
     return (*found, *(Fact(group="versions", name=name, value=value) for name, value in _flat(own)))
