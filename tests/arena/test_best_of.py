@@ -8,7 +8,10 @@ import pytest
 
 from trimtab.arena.best_of import best_of_kl, choose_best
 from trimtab.arena.play import Played
+from trimtab.arena.settings import CompareSettings
+from trimtab.config import build
 from trimtab.data.tokens import Response
+from trimtab.errors import ConfigError
 from trimtab.rollout.types import Rollout
 
 
@@ -39,3 +42,19 @@ def test_its_kl_is_that_of_the_largest_of_n_uniform_draws(count: int) -> None:
     assert best_of_kl(count) == pytest.approx(kl, abs=1e-4)
     best, _ = choose_best(min(count, 3), CANDIDATES, SCORES, source="s")
     assert best.kl == [best_of_kl(min(count, 3))] * 2
+
+
+SETTINGS = {"policies": {"a": "x", "b": "y"}, "reference": "x", "judge": "j", "held_out": "h.jsonl"}
+
+
+def test_it_needs_the_proxy_that_chooses() -> None:
+    with pytest.raises(ConfigError, match="chosen by the proxy"):
+        build(CompareSettings, {**SETTINGS, "best_of": [4]})
+    assert build(CompareSettings, {**SETTINGS, "best_of": [4, 16], "proxy": "p"}).best_of == (4, 16)
+
+
+@pytest.mark.parametrize("name", ["tie", "best of 4"])
+def test_names_that_mean_something_else_are_refused(name: str) -> None:
+    policies = {"a": "x", name: "y"}
+    with pytest.raises(ConfigError, match="means something else"):
+        build(CompareSettings, {**SETTINGS, "policies": policies, "best_of": [4], "proxy": "p"})

@@ -89,6 +89,18 @@ class CompareSettings(Settings):
         return judge
 
     @model_validator(mode="after")
+    def _names_that_mean_something_else(self) -> Self:
+        taken = {"tie", *(f"best of {count}" for count in self.best_of)}
+        for name in taken & set(self.policies):
+            raise ConfigError(
+                "this name means something else in a report",
+                where="policies",
+                found=name,
+                fix="give the policy another name",
+            )
+        return self
+
+    @model_validator(mode="after")
     def _best_by_the_proxy(self) -> Self:
         if self.best_of and self.proxy is None:
             raise ConfigError(
