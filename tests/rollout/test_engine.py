@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -260,3 +261,20 @@ def test_what_cannot_be_sampled_is_refused() -> None:
 def test_a_prompt_and_response_may_fill_the_model_to_the_last_position() -> None:
     (rollout,) = Sampler(trimmed(tiny_gpt2)).sample([(4,) * (CONTEXT - 4)], Sampling(max_new=4), [0])
     assert len(rollout.response.ids) == 4
+
+
+def test_short_rows_decode_in_larger_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    made = engine.KeyValueStore
+
+    def counted(count: int, *rest: Any) -> Any:
+        rows.append(count)
+        return made(count, *rest)
+
+    monkeypatch.setattr(engine, "KeyValueStore", counted)
+    monkeypatch.setattr(engine, "DECODE_POSITIONS", 400)
+    model = trimmed(tiny_llama)
+    for longest, largest in ((8, 40), (2, 100), (90, 32)):  # the fewest rows where few would fit
+        rows.clear()
+        Sampler(model).sample([(3,) * longest] * 150, Sampling(max_new=2), range(150))
+        assert max(rows) == largest and sum(rows) == 150

@@ -67,19 +67,30 @@ class PackedLayout:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """One scaled-dot-product call for prompt and first branch, one for each further branch."""
+        # Split, not sliced piece by piece: the gradient of a slice is as large as the whole row.
+        pieces = zip(
+            *(torch.split(tensor, self._lengths, dim=2) for tensor in (query, key, value)), strict=True
+        )
         parts: list[Tensor] = []
         for span in self.spans:
-            trunk = slice(span.start, span.start + span.prompt + sum(span.responses[:1]))
-            parts.append(causal(query[:, :, trunk], key[:, :, trunk], value[:, :, trunk], scaling))
-            prompt = slice(span.start, span.start + span.prompt)
-            first = trunk.stop
-            for length in span.responses[1:]:
-                branch = slice(first, first + length)
-                keys = torch.cat([key[:, :, prompt], key[:, :, branch]], dim=2)
-                values = torch.cat([value[:, :, prompt], value[:, :, branch]], dim=2)
-                parts.append(causal(query[:, :, branch], keys, values, scaling))
-                first += length
+            queries, keys, values = next(pieces)
+            parts.append(causal(queries, keys, values, scaling))
+            prompt_keys, prompt_values = keys[:, :, : span.prompt], values[:, :, : span.prompt]
+            for _ in span.responses[1:]:
+                queries, keys, values = next(pieces)
+                keys = torch.cat([prompt_keys, keys], dim=2)
+                values = torch.cat([prompt_values, values], dim=2)
+                parts.append(causal(queries, keys, values, scaling))
         return torch.cat(parts, dim=2)
+
+    @property
+    def _lengths(self) -> list[int]:
+        """Of the pieces: prompt and first branch together, then each further branch."""
+        return [
+            length
+            for span in self.spans
+            for length in (span.prompt + sum(span.responses[:1]), *span.responses[1:])
+        ]
 
 
 def causal(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 PREFILL_TOKENS = 2048
 """Prompt tokens that go through the model at once; a longer prompt goes alone."""
+FEWEST_ROWS, MOST_ROWS = 32, 256
+DECODE_POSITIONS = 8192
+"""Positions that rows decoded together have in all, unless that would be fewer than the fewest rows."""
 
 
 class Sampler:
@@ -41,7 +44,7 @@ class Sampler:
     Args:
         model: built with `attn_implementation="trimtab"`.
         autocast: the type that matrix products are computed in; None for the model's own.
-        batch: rows that are decoded together, at most.
+        batch: rows that are decoded together, at most; None chooses by their length.
         progress: called with the number of responses that have just ended.
     """
 
@@ -50,10 +53,10 @@ class Sampler:
         model: PreTrainedModel,
         *,
         autocast: torch.dtype | None = None,
-        batch: int = 32,
+        batch: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> None:
-        if batch < 1:
+        if batch is not None and batch < 1:
             raise ConfigError("a batch has at least one row", where="batch", found=str(batch))
         self._model = model
         self._autocast = autocast
@@ -72,15 +75,15 @@ class Sampler:
         """
         if len(seeds) != len(prompts):
             raise ValueError(f"one seed a prompt: {len(seeds)} seeds for {len(prompts)} prompts")
-        self._check_lengths(prompts, sampling)
+        batch = self._batch or _batch(self._longest(prompts, sampling))
         # Prompts of about the same length decode together: a group's attention spans its longest row.
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         rollouts: dict[int, Rollout] = {}
         # Not inference_mode: there autocast would cast every weight anew at every step.
         with torch.no_grad(), _evaluating(self._model), self._numerics():
             decoder = _Decoder(self._model, self._autocast or self._model.dtype)
-            for first in range(0, len(order), self._batch):
-                group = order[first : first + self._batch]
+            for first in range(0, len(order), batch):
+                group = order[first : first + batch]
                 requests = [_Request(prompts[index], sampling, seeds[index]) for index in group]
                 self._run(decoder, requests, sampling)
                 rollouts |= {i: request.rollout for i, request in zip(group, requests, strict=True)}
@@ -106,7 +109,8 @@ class Sampler:
             states = decoder.decode(tokens, group.lengths, group.store)
             group.lengths += 1
 
-    def _check_lengths(self, prompts: Sequence[tuple[int, ...]], sampling: Sampling) -> None:
+    def _longest(self, prompts: Sequence[tuple[int, ...]], sampling: Sampling) -> int:
+        """Positions of the longest prompt and its response."""
         for index, prompt in enumerate(prompts):
             if not prompt:
                 raise DataError("a prompt without tokens cannot be continued", where=f"prompt {index}")
@@ -119,6 +123,7 @@ class Sampler:
                 found=f"{needed} tokens, {sampling.max_new} of them new; the model has {room} positions",
                 fix="lower max_prompt or max_new",
             )
+        return needed
 
     @contextmanager
     def _numerics(self) -> Iterator[None]:
@@ -134,6 +139,11 @@ class Sampler:
                 yield
         finally:
             torch.clear_autocast_cache()
+
+
+def _batch(positions: int) -> int:
+    """How many rows of so many positions decode together: short ones waste a matrix product when few do."""
+    return max(FEWEST_ROWS, min(MOST_ROWS, DECODE_POSITIONS // positions))
 
 
 @dataclass
