@@ -2,6 +2,10 @@
 
 from trimtab.formats.checks import CheckReport, check
 from trimtab.formats.dialogues import Dialogues
+from trimtab.formats.exports.manifest import Manifest, SplitFile
+from trimtab.formats.exports.shape import ExportShape, FileKind, Ties
+from trimtab.formats.exports.table import EXPORTS
+from trimtab.formats.exports.write import write_export
 from trimtab.formats.reading import (
     read_any,
     read_comparisons,
@@ -16,11 +20,17 @@ from trimtab.formats.splits import leakage, prompt_key, split_by_prompt
 from trimtab.formats.writing import write_comparisons, write_demonstrations, write_prompts
 
 __all__ = [
+    "EXPORTS",
     "CheckReport",
     "Defect",
     "Dialogues",
+    "ExportShape",
+    "FileKind",
+    "Manifest",
     "Reading",
     "Row",
+    "SplitFile",
+    "Ties",
     "check",
     "leakage",
     "prompt_key",
@@ -34,5 +44,6 @@ __all__ = [
     "usable",
     "write_comparisons",
     "write_demonstrations",
+    "write_export",
     "write_prompts",
 ]

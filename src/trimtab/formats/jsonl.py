@@ -145,16 +145,18 @@ def file_sha256(path: Path) -> str:
 
 
 def write_jsonl(path: Path, objects: Iterable[RawRow]) -> None:
-    """One object a line; gzipped when the name ends in `.gz`, with equal bytes for equal rows.
-
-    The file appears under its name when it is complete, never before.
-    """
+    """One object a line; gzipped when the name ends in `.gz`, with equal bytes for equal rows."""
     text = "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in objects)
     data = text.encode("utf-8")
+    write_bytes(path, gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """The file appears under its name when it is complete, never before."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
-        file.write(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)

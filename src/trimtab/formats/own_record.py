@@ -13,7 +13,7 @@ from dataclasses import asdict
 
 from trimtab.formats.rows import RawRow, RowError, excerpt
 from trimtab.formats.values import check_different, check_reply, prompt_of_value, text_of
-from trimtab.records import Comparison, Prompt, Verdict
+from trimtab.records import Comparison, Message, Prompt, Verdict
 
 VERDICT_FIELDS = ("preferred", "judge", "strength", "shown", "at")
 
@@ -100,3 +100,8 @@ def _known(fields: dict[str, object]) -> dict[str, object]:
 def prompt_json(prompt: Prompt) -> object:
     """Text, or a list of messages."""
     return prompt if isinstance(prompt, str) else [asdict(turn) for turn in prompt]
+
+
+def answer_json(prompt: Prompt, response: str) -> object:
+    """The response in the form of its prompt: text after text, a list of one message after a chat."""
+    return response if isinstance(prompt, str) else [asdict(Message("assistant", response))]

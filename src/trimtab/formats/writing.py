@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from trimtab.formats.jsonl import write_jsonl
-from trimtab.formats.own_record import comparison_json, prompt_json
+from trimtab.formats.own_record import answer_json, comparison_json, prompt_json
 from trimtab.formats.rows import RawRow
 from trimtab.records import Comparison, Demonstration, Prompt
 
@@ -36,7 +36,4 @@ def write_demonstrations(path: str | Path, demonstrations: Iterable[Demonstratio
 def _demonstration_json(demonstration: Demonstration) -> RawRow:
     prompt, response = demonstration.prompt, demonstration.response
     keywords = {"keywords": list(demonstration.keywords)} if demonstration.keywords else {}
-    if isinstance(prompt, str):
-        return {"prompt": prompt, "completion": response, **keywords}
-    completion = [{"role": "assistant", "content": response}]
-    return {"prompt": prompt_json(prompt), "completion": completion, **keywords}
+    return {"prompt": prompt_json(prompt), "completion": answer_json(prompt, response), **keywords}
