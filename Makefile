@@ -10,7 +10,7 @@ test test-slow mutants: export HF_HUB_OFFLINE := 1
 # Long measurements keep what they have done beside the checkout, and go on from there.
 OUT ?= ../trimtab-measured
 
-.PHONY: install demo test test-slow lab bench-trl mutants check format clean
+.PHONY: install demo demo-real test test-slow lab bench-trl mutants check format clean
 
 install: $(INSTALLED)
 
@@ -19,8 +19,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
-demo: install  ## the whole path on SmolLM2-135M-Instruct and real preferences
+demo: install  ## PPO and DPO on a small model that comes along: about five minutes
 	$(BIN)/trimtab demo
+
+demo-real: install  ## the whole path on SmolLM2-135M-Instruct and real preferences: about 20 minutes
+	$(BIN)/trimtab models get smollm2-135m-instruct
+	$(BIN)/trimtab run configs/demo-real.yaml
 
 test: install  ## at most 8 minutes on two cores
 	$(BIN)/pytest -q -m "not slow and not gpu"

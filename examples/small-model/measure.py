@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,11 +47,13 @@ def draw(policy: Policy, prompts: Sequence[str]) -> list[str]:
 
 
 def cut_alike(ours: Sequence[Sequence[int]], people: Sequence[Sequence[int]]) -> list[Sequence[int]]:
-    """For each of ours a sentence of people that is at least as long, cut to its length."""
-    left = sorted(people, key=len)
+    """For each of ours another sentence of people that is at least as long, cut to its length."""
+    chance = random.Random(SAMPLES)
+    left = list(people)
     cut: dict[int, Sequence[int]] = {}
     for index in sorted(range(len(ours)), key=lambda index: -len(ours[index])):
-        cut[index] = left.pop()[: len(ours[index])]
+        enough = [place for place, ids in enumerate(left) if len(ids) >= len(ours[index])]
+        cut[index] = left.pop(chance.choice(enough))[: len(ours[index])]
     return [cut[index] for index in range(len(ours))]
 
 
@@ -100,20 +103,19 @@ def main() -> None:
     reader = load_policy(READER, numerics, bytes_per_parameter=4)
     ids = [reader.codec.tokenizer(text)["input_ids"] for text in texts]
     people = [reader.codec.tokenizer(text)["input_ids"] for text in held_out]
-    ours, theirs = nats_per_token(reader, ids), nats_per_token(reader, cut_alike(ids, people))
-    print(
-        json.dumps(
-            {
-                "nats a token": round(ours, 4),
-                "people's": round(theirs, 4),
-                "ratio": round(ours / theirs, 4),
-                "distinct-2": round(distinct(texts), 4),
-                "people's distinct-2": round(distinct(held_out[: len(texts)]), 4),
-                "copies": copies(texts, training),
-                "people's copies": copies(held_out[: len(texts)], training),
-            }
-        )
-    )
+    cut = cut_alike(ids, people)
+    beside = [reader.codec.tokenizer.decode(one) for one in cut]
+    ours, theirs = nats_per_token(reader, ids), nats_per_token(reader, cut)
+    figures = {
+        "nats a token": round(ours, 4),
+        "people's": round(theirs, 4),
+        "ratio": round(ours / theirs, 4),
+        "distinct-2": round(distinct(texts), 4),
+        "people's distinct-2": round(distinct(beside), 4),
+        "copies": copies(texts, training),
+        "people's copies": copies(beside, training),
+    }
+    print(json.dumps(figures))
     for text in texts[:20]:
         print(text)
 

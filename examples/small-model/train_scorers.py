@@ -1,7 +1,8 @@
 """Train the two scorers of the demo on the gold part of the one-sentence reviews, and say how good they are.
 
 The gold scorer is a classifier of words; the witness, a probe of the small language model, is of another
-family. Both are measured on the labelled sentences of the language part, whose labels nobody learned from.
+family. Both are measured on the sentences whose beginnings are prompts for training and development: neither
+a scorer nor the language model has seen them.
 
     python examples/small-model/train_scorers.py --reviews ../shared/data/movie-reviews
 """
@@ -83,7 +84,7 @@ def main() -> None:
     arguments = parser.parse_args()
     sentences = labelled_sentences(arguments.reviews)
     gold = [one for one in sentences if one.part == "gold"]
-    unseen = [one for one in sentences if one.part == "language"]
+    unseen = [one for one in sentences if one.part in ("train", "dev")]
     train_words(gold, arguments.assets / "gold")
     train_probe(gold, arguments.assets / "witness")
     judges = {

@@ -101,11 +101,11 @@ def test_the_whole_path_in_short(policy: Policy, tmp_path: Path) -> None:
         "stages.compare.prompts": 12,
     }
     options = [part for key, value in short.items() for part in ("--set", f"{key}={value}")]
-    command = [sys.executable, "-m", "trimtab", "run", str(ROOT / "configs" / "demo.yaml"), *options]
+    command = [sys.executable, "-m", "trimtab", "run", str(ROOT / "configs" / "demo-real.yaml"), *options]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
-    names = list(read_yaml(ROOT / "configs" / "demo.yaml")["stages"])
+    names = list(read_yaml(ROOT / "configs" / "demo-real.yaml")["stages"])
     assert all(is_done(out / name) for name in names)
     dpo = [row for row in read_metrics(out / "dpo") if "margin" in row]
     assert dpo[0]["loss"] == pytest.approx(math.log(2), abs=0.02)  # bfloat16 where the hardware has it

@@ -41,6 +41,8 @@ def list_models() -> None:
     from trimtab.model import bundles
 
     table = Table(Column("name", no_wrap=True), "licence", "about", Column("where", overflow="fold"))
+    for name, carried in bundles.CARRIED.items():
+        table.add_row(name, carried.licence, carried.about, "comes with trimtab")
     for bundle in bundles.BUNDLES.values():
         folder = bundles.location(bundle.name)
         where = str(folder) if folder.is_dir() else f"trimtab models get {bundle.name}"

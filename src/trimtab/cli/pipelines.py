@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import webbrowser
 from pathlib import Path
 from typing import Annotated
 
@@ -9,14 +10,8 @@ import typer
 
 from trimtab.cli.options import Assignments, Out, settings_tree
 from trimtab.config import build
-from trimtab.errors import ConfigError
 
 app = typer.Typer()
-
-CHECKOUT = Path(__file__).parents[3]
-DEMO = CHECKOUT / "configs" / "demo.yaml"
-DEMO_MODEL = "smollm2-135m-instruct"
-DEMO_DATA = CHECKOUT / "examples" / "hh-harmless"
 
 
 @app.command("run")
@@ -47,24 +42,34 @@ def run_file(
 
 
 @app.command()
-def demo(set_: Assignments = None, out: Out = None) -> None:
-    """Run the whole path on SmolLM2-135M-Instruct and real preferences: about a quarter of an hour.
+def demo(
+    seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,
+    noise: Annotated[
+        float,
+        typer.Option(
+            min=0, help="How much the judge of the pairs doubts: 0 not at all, 1 as a person might."
+        ),
+    ] = 0.0,
+    pairs: Annotated[int, typer.Option(min=1, help="Judged pairs of answers to a training prompt.")] = 5,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    set_: Assignments = None,
+    out: Out = None,
+    open_: Annotated[bool, typer.Option("--open", help="Open the report in the browser.")] = False,
+) -> None:
+    """Run PPO and DPO on a small model that comes with trimtab, and compare them: about five minutes.
 
-    Example: trimtab demo
+    Example: trimtab demo --open
     """
-    from trimtab.model import bundles
-    from trimtab.runs import progress
+    from trimtab.arena.findings import read_findings
+    from trimtab.demo.run import DemoSettings, run_demo
+    from trimtab.pipeline.run import StageFailed
 
-    if not DEMO.exists():
-        raise ConfigError(
-            "the demo's settings and data come with the source checkout",
-            where=str(DEMO),
-            fix="clone the repository and run `make demo` there",
-        )
-    if not bundles.location(DEMO_MODEL).is_dir():
-        bundles.get(DEMO_MODEL, report=progress.say)
-    data = [
-        f"comparisons={DEMO_DATA / 'comparisons.jsonl.gz'}",
-        f"held_out={DEMO_DATA / 'held-out.jsonl.gz'}",
-    ]
-    run_file(DEMO, [*data, *(set_ or [])], out)
+    settings = DemoSettings(seed=seed, noise=noise, pairs=pairs, device=device)
+    try:
+        report = run_demo(settings, out or Path("runs") / "demo", set_ or [])
+    except StageFailed as failed:
+        raise typer.Exit(failed.exit_code) from None
+    typer.echo(read_findings(report.with_suffix(".json")).headline)
+    typer.echo(report)
+    if open_:
+        webbrowser.open(report.resolve().as_uri())

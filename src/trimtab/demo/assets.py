@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 ASSETS = Path(__file__).parent / "assets"
-MODEL = ASSETS / "model"
+MODEL = "film-reviews-5m"
+"""The name by which every command knows it."""
 GOLD = ASSETS / "gold"
 WITNESS = ASSETS / "witness"
 
+Part = Literal["train", "dev", "test"]
+PARTS: tuple[Part, ...] = get_args(Part)
 
-def prompts(part: Literal["train", "dev", "test"]) -> list[str]:
+
+def prompts(part: Part) -> list[str]:
     """Beginnings of sentences that neither the language model nor a scorer has seen."""
     every: dict[str, list[str]] = json.loads((ASSETS / "prompts.json").read_text(encoding="utf-8"))
     return every[part]

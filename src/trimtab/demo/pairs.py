@@ -8,40 +8,29 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from pathlib import Path
 
-from trimtab import formats
-from trimtab.arena.matches import answer_texts
+from trimtab.arena.matches import play_matches
 from trimtab.formats import Row
 from trimtab.judges.judge import Answer, Unreadable
 from trimtab.judges.words import WordJudge
 from trimtab.records import Comparison, Preferred, Prompt, Verdict
 from trimtab.rollout.types import Sampling
 
+CLOSE = 0.5
+"""Nats of log-odds that two answers must lie apart for a verdict without noise: closer ones are a tie."""
+
 
 def sample_pairs(
     model: str, prompts: Sequence[str], *, pairs: int, max_new: int, seed: int, device: str
 ) -> list[Comparison]:
-    """`pairs` unjudged comparisons a prompt, of different answers drawn at temperature 1."""
+    """`pairs` unjudged comparisons a prompt, of answers drawn at temperature 1; equal ones are left out."""
     rows: list[Row[Prompt]] = [
-        Row(prompt, "the demo's prompts", line) for line, prompt in enumerate(prompts, 1)
+        Row(prompt, "the demo's prompts", line)
+        for line, prompt in enumerate(prompts, 1)
+        for _ in range(pairs)
     ]
-    repeated = [row for row in rows for _ in range(2 * pairs)]
-    answers = answer_texts(model, repeated, Sampling(max_new=max_new), seed=seed, device=device)
-    halves = zip(repeated[::2], answers[::2], answers[1::2], strict=True)
-    return [
-        Comparison(
-            prompt=row.record,
-            a=str(a["response"]),
-            b=str(b["response"]),
-            source_a=model,
-            source_b=model,
-            stopped_a=bool(a["stopped"]),
-            stopped_b=bool(b["stopped"]),
-        )
-        for row, a, b in halves
-        if a["response"] != b["response"]
-    ]
+    played = play_matches(model, model, rows, Sampling(max_new=max_new), seed=seed, device=device)
+    return [one for one in played if one.a != one.b]
 
 
 def judge_pairs(
@@ -50,8 +39,8 @@ def judge_pairs(
     """Each comparison with the gold scorer's verdict.
 
     Args:
-        noise: 0 prefers the higher score always; else the Bradley-Terry choice of the log-odds over `noise`:
-            1 is the choice of somebody whose doubt is the scorer's own.
+        noise: 0 prefers the higher score, and calls close ones a tie; else the Bradley-Terry choice of the
+            log-odds over `noise`: 1 is the choice of somebody whose doubt is the scorer's own.
     """
     scores = gold.score([Answer(one.prompt, text) for one in comparisons for text in (one.a, one.b)])
     draw = random.Random(seed)
@@ -65,15 +54,9 @@ def judge_pairs(
     return judged
 
 
-def write_pairs(path: Path, comparisons: Sequence[Comparison]) -> None:
-    """As trimtab's own comparisons."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    formats.write_comparisons(path, comparisons)
-
-
 def _choice(apart: float, noise: float, draw: random.Random) -> Preferred:
     if noise == 0:
-        return "tie" if apart == 0 else "a" if apart > 0 else "b"
+        return "tie" if abs(apart) < CLOSE else "a" if apart > 0 else "b"
     return "a" if draw.random() < 1 / (1 + math.exp(-apart / noise)) else "b"
 
 

@@ -6,117 +6,134 @@ The stages are those of any pipeline, with settings from `demo.yaml`; only the p
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from trimtab import formats
 from trimtab.config import build, differences, override, read_yaml
-from trimtab.demo.assets import GOLD, MODEL, WITNESS, prompts
-from trimtab.errors import RunError
+from trimtab.demo.assets import GOLD, MODEL, PARTS, WITNESS, Part, prompts
+from trimtab.errors import Interrupted, RunError
 from trimtab.pipeline.run import run_pipeline
-from trimtab.pipeline.settings import PipelineSettings, Planned, plan
+from trimtab.pipeline.settings import PipelineSettings, plan
 from trimtab.runs import progress
 from trimtab.runs.files import write_json
 
 SETTINGS = Path(__file__).with_name("demo.yaml")
-MAX_NEW = 32
+MEASURED: dict[Part, int] = {"dev": 256, "test": 420}
+"""Prompts of these parts that are answered; the comparison asks 400 for which two answers differ."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoSettings:
-    """What can be chosen."""
+    """What can be chosen besides the settings of the stages."""
 
     seed: int = 0
     """Of the pairs, of every stage and of the comparison."""
     noise: float = 0.0
     """How much the gold scorer doubts: 0 never; 1 as the Bradley-Terry choice of its own log-odds."""
-    pairs: int = 2
-    """Judged pairs a training prompt."""
+    pairs: int = 5
+    """Judged pairs a training prompt; of dev and test prompts there is one each."""
     device: str = "auto"
 
 
-def run_demo(settings: DemoSettings, folder: Path, changes: list[str]) -> Path:
+def run_demo(settings: DemoSettings, folder: Path, changes: Sequence[str]) -> Path:
     """Run or go on with the demo in `folder`, and return the report's path.
 
     Args:
         changes: `key=value` of the pipeline's settings, as --set takes them.
+
     Raises:
+        ConfigError: a setting that there is not.
         RunError: the folder holds a demo with other settings.
+        StageFailed: a stage showed an error and ended.
+        Interrupted: after Ctrl-C; the same call goes on.
     """
-    stages = _planned(settings, folder, changes)
-    progress.say(
-        f"The demo, in {folder}: a small model learns to praise films, from "
-        f"{settings.pairs * len(prompts('train')):,} judged pairs."
-    )
-    make_pairs(settings, folder)
     pipeline = _pipeline(settings, folder, changes)
+    stages = plan(pipeline, folder, where=SETTINGS.name)
+    count = settings.pairs * len(_asked("train"))
+    progress.say(
+        f"A small model learns to write kinder film reviews from {count:,} judged pairs, in {folder}"
+    )
+    try:
+        make_pairs(settings, folder, max_new=pipeline.max_response)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "interrupted", where=str(folder), fix="run the same command again to go on"
+        ) from None
     run_pipeline(pipeline, stages, folder)
     return folder / "compare" / "report.html"
 
 
-def make_pairs(settings: DemoSettings, folder: Path) -> None:
-    """The three files of judged pairs, unless they are there; their account is written last."""
-    account = {**asdict(settings), "device": "", "prompts": {part: len(prompts(part)) for part in _PARTS}}
-    done = folder / "pairs" / "pairs.json"
-    if done.exists():
-        _require_same(done, account)
+def make_pairs(settings: DemoSettings, folder: Path, *, max_new: int) -> None:
+    """The files of judged pairs that are not there yet.
+
+    Raises:
+        RunError: the folder's pairs were made with other settings.
+    """
+    account = {**asdict(settings), "max_new": max_new, "prompts": {part: len(_asked(part)) for part in PARTS}}
+    _require_same(folder / "pairs" / "pairs.json", account)
+    missing = [part for part in PARTS if not _path(folder, part).exists()]
+    if not missing:
         progress.say("pairs: done before")
         return
-    from trimtab.demo.pairs import judge_pairs, sample_pairs, write_pairs
+    progress.say("pairs: the model answers each prompt twice; a judge says which answer is kinder")
+    # Imported here: it needs torch, and a mistake in the settings is to be told before that has loaded.
+    from trimtab.demo.pairs import judge_pairs, sample_pairs
     from trimtab.judges.words import load_word_judge
 
-    progress.say(
-        "pairs: the model writes answers two at a time; the gold scorer says which is the kinder review"
-    )
     gold = load_word_judge(str(GOLD))
-    for number, (part, pairs) in enumerate(_PARTS.items()):
-        seed = 10 * settings.seed + number
+    for part in missing:
+        seed = 10 * settings.seed + 2 * PARTS.index(part)  # two sides, each with seeds of its own
+        pairs = settings.pairs if part == "train" else 1
         drawn = sample_pairs(
-            str(MODEL), prompts(part), pairs=pairs or settings.pairs, max_new=MAX_NEW, seed=seed,
-            device=settings.device,
-        )  # fmt: skip
-        write_pairs(_path(folder, part), judge_pairs(drawn, gold, noise=settings.noise, seed=seed))
-    write_json(done, account)
+            MODEL, _asked(part), pairs=pairs, max_new=max_new, seed=seed, device=settings.device
+        )
+        judged = judge_pairs(drawn, gold, noise=settings.noise, seed=seed)
+        formats.write_comparisons(_path(folder, part), judged)
 
 
-_PARTS: dict[Any, int] = {"train": 0, "dev": 1, "test": 1}
-"""Pairs a prompt in each part; 0 for as many as the settings say."""
+def _asked(part: Part) -> list[str]:
+    """The prompts that are used: for training all; to measure, as many as a few seconds allow."""
+    return prompts(part)[: MEASURED.get(part)]
 
 
-def _path(folder: Path, part: str) -> Path:
+def _path(folder: Path, part: Part) -> Path:
     return folder / "pairs" / f"{part}.jsonl"
 
 
-def _pipeline(settings: DemoSettings, folder: Path, changes: list[str]) -> PipelineSettings:
-    tree = override(_filled(read_yaml(SETTINGS), folder), [f"seed={settings.seed}", *changes])
-    return build(PipelineSettings, tree, where=SETTINGS.name)
-
-
-def _planned(settings: DemoSettings, folder: Path, changes: list[str]) -> list[Planned]:
-    return plan(_pipeline(settings, folder, changes), folder, where=SETTINGS.name)
-
-
-def _filled(tree: Any, folder: Path) -> Any:
-    """The settings with the places that only an installation knows."""
+def _pipeline(settings: DemoSettings, folder: Path, changes: Sequence[str]) -> PipelineSettings:
     places = {
-        "MODEL": str(MODEL),
         "words:GOLD": f"words:{GOLD}",
         "probe:WITNESS": f"probe:{WITNESS}",
         "PAIRS": str(_path(folder, "train")),
         "DEV": str(_path(folder, "dev")),
         "HELD_OUT": str(_path(folder, "test")),
     }
+    chosen = [f"seed={settings.seed}", f"device={settings.device}", *changes]
+    tree = override(_with_places(read_yaml(SETTINGS), places), chosen)
+    return build(PipelineSettings, tree, where=SETTINGS.name)
+
+
+def _with_places(tree: Any, places: dict[str, str]) -> Any:
+    """The settings with the paths that only an installation knows."""
     if isinstance(tree, dict):
-        return {key: _filled(value, folder) for key, value in tree.items()}
+        return {key: _with_places(value, places) for key, value in tree.items()}
     return places.get(tree, tree) if isinstance(tree, str) else tree
 
 
-def _require_same(done: Path, account: dict[str, Any]) -> None:
-    changed = differences(json.loads(done.read_text(encoding="utf-8")), account)
+def _require_same(path: Path, account: dict[str, Any]) -> None:
+    """Write the account where there is none yet; else it has to be this one."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, account)
+        return
+    changed = differences(json.loads(path.read_text(encoding="utf-8")), account)
     if changed:
         raise RunError(
             "this folder holds a demo with other settings",
-            where=str(done.parent.parent),
+            where=str(path.parent.parent),
             found="; ".join(changed[:4]),
             fix="choose another --out, or delete the folder",
         )

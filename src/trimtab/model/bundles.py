@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import trimtab
 from trimtab.errors import ModelError
 
 Report = Callable[[str], None]
@@ -60,6 +61,24 @@ BUNDLES = {
             quantisation="Q4_1",
         ),
     )
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Carried:
+    """A model that lies within the package."""
+
+    about: str
+    licence: str
+    folder: Path
+
+
+CARRIED = {
+    "film-reviews-5m": Carried(
+        about="5 million weights, sentences of film reviews, context 128; the demo's",
+        licence="CC-BY-4.0",
+        folder=Path(trimtab.__file__).parent / "demo" / "assets" / "model",
+    ),
 }
 
 

@@ -20,8 +20,8 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 def resolve(name: str) -> Path | str:
     """The model meant by `name`.
 
-    Tried in this order: a folder (a model, or a finished run's `model/`), a `.gguf` file, a bundle
-    that `trimtab models get` has obtained, a hub id.
+    Tried in this order: a folder (a model, or a finished run's `model/`), a `.gguf` file, a model that the
+    package carries, a bundle that `trimtab models get` has obtained, a hub id.
 
     Returns:
         A Path for what lies on this machine, text for a hub id.
@@ -34,11 +34,13 @@ def resolve(name: str) -> Path | str:
         return _folder(path)
     if path.is_file():
         return _file(path)
+    if name in bundles.CARRIED:
+        return bundles.CARRIED[name].folder
     if name in bundles.BUNDLES:
         return _obtained(name)
     if _is_meant_as_path(name, path) or not _HUB_ID.fullmatch(name):
         raise ModelError("no such file or folder", where=name, fix=_suggestion(_siblings(path), path.name))
-    if "/" not in name and (near := _nearest(bundles.BUNDLES, name)):
+    if "/" not in name and (near := _nearest([*bundles.CARRIED, *bundles.BUNDLES], name)):
         raise ModelError("no such model", where=name, fix=f"did you mean {near}?")
     return name
 
@@ -114,7 +116,9 @@ def _nearest(names: Iterable[str], name: str, *, likeness: float = 0.75) -> str 
 
 
 def _suggestion(names: list[str], name: str) -> str:
-    near = _nearest([*names, *bundles.BUNDLES], name, likeness=0.6)  # swapped letters in a short name
+    near = _nearest(
+        [*names, *bundles.CARRIED, *bundles.BUNDLES], name, likeness=0.6
+    )  # swapped letters in a short name
     return (
         f"did you mean {near}?" if near else "name a model folder, a .gguf file, a finished run or a hub id"
     )
