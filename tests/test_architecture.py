@@ -16,7 +16,7 @@ LAYERS = [
     "errors",
     "records config hidden",
     "statistics formats health",
-    "losses data runs pages",
+    "losses data runs pages feedback",
     "model",
     "rollout judges",
     "lab",
@@ -38,10 +38,23 @@ DOORS = {
     "openai": {"judges/llm.py"},
     "sentence_transformers": {"evaluation/encoder.py"},
     "sacrebleu": {"evaluation/closeness.py"},
+    "sqlalchemy": {"feedback/store"},
+    "alembic": {"feedback/store"},
+    "argon2": {"feedback/store"},
+    "psycopg": {"feedback/store"},
     "torch.distributed": set(),
 }
 
-NO_TORCH = ["errors.py", "records.py", "config.py", "hidden.py", "health.py", "statistics", "formats"]
+NO_TORCH = [
+    "errors.py",
+    "records.py",
+    "config.py",
+    "hidden.py",
+    "health.py",
+    "statistics",
+    "formats",
+    "feedback",
+]
 
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:

@@ -54,7 +54,7 @@ def test_pairs_are_made_once(few_prompts: None, tmp_path: Path, capsys: pytest.C
 
 def test_seeds_draw_other_pairs(few_prompts: None, tmp_path: Path) -> None:
     for seed in (0, 1):
-        make_pairs(DemoSettings(seed=seed), tmp_path / str(seed), max_new=6)
+        make_pairs(DemoSettings(seed=seed, pairs=2), tmp_path / str(seed), max_new=6)
     texts = [
         {
             text

@@ -78,7 +78,7 @@ def make_pairs(settings: DemoSettings, folder: Path, *, max_new: int) -> None:
     if not missing:
         progress.say("pairs: done before")
         return
-    progress.say("pairs: the model answers each prompt twice; a judge says which answer is kinder")
+    progress.say("pairs: the model answers, two answers at a time; a judge says which is kinder")
     # Imported here: it needs torch, and a mistake in the settings is to be told before that has loaded.
     from trimtab.demo.pairs import judge_pairs, sample_pairs
     from trimtab.judges.words import load_word_judge
