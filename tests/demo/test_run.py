@@ -21,7 +21,7 @@ FEW = {"train": ["The film"], "dev": ["A story"], "test": ["It is"]}
 
 @pytest.fixture
 def few_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "prompts", FEW.__getitem__)
+    monkeypatch.setattr(demo, "_asked", FEW.__getitem__)
 
 
 @pytest.fixture
@@ -118,3 +118,10 @@ def test_no_prompt_is_in_two_parts() -> None:
     for part in PARTS:
         assert len(keys[part]) == len(prompts(part))
         assert all(part == other or not keys[part] & keys[other] for other in PARTS)
+
+
+def test_the_prompts_that_settings_were_chosen_on_are_not_reported_on() -> None:
+    asked = {part: demo._asked(part) for part in PARTS}
+    assert asked["train"] == prompts("train")
+    assert asked["test"] == prompts("test")[420:] and len(asked["test"]) > 320
+    assert 200 < len(asked["dev"]) < len(prompts("dev"))
