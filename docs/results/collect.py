@@ -97,7 +97,9 @@ def _wins(axes: Any, matches: Sequence[Match], judge: JudgeQuality) -> None:
     axes.set_ylim(-0.6, len(matches) - 0.4)
     axes.set_xlabel("preferred on % of prompts, 95 % interval")
     accuracy = judge.accuracy
-    axes.set_title(f"judge agrees with people on {100 * accuracy.estimate:.0f} % of {accuracy.n}", loc="left")
+    axes.set_title(
+        f"judge agrees with {judge.by} on {100 * accuracy.estimate:.0f} % of {accuracy.n}", loc="left"
+    )
 
 
 def _bars(axes: Any, methods: Sequence[MethodCost]) -> None:

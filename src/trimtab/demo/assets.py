@@ -12,9 +12,10 @@ from typing import Literal, get_args
 
 ASSETS = Path(__file__).parent / "assets"
 MODEL = "film-reviews-5m"
-"""The name by which every command knows it."""
-GOLD = ASSETS / "gold"
-WITNESS = ASSETS / "witness"
+"""The language model, by the name that every command knows."""
+GOLD = "film-reviews-gold"
+WITNESS = "film-reviews-witness"
+"""The scorers, by their names."""
 
 Part = Literal["train", "dev", "test"]
 PARTS: tuple[Part, ...] = get_args(Part)

@@ -13,7 +13,7 @@ from typing import Any
 
 from trimtab import formats
 from trimtab.config import build, differences, override, read_yaml
-from trimtab.demo.assets import GOLD, MODEL, PARTS, WITNESS, Part, prompts
+from trimtab.demo.assets import GOLD, MODEL, PARTS, Part, prompts
 from trimtab.errors import Interrupted, RunError
 from trimtab.pipeline.run import run_pipeline
 from trimtab.pipeline.settings import PipelineSettings, plan
@@ -84,7 +84,7 @@ def make_pairs(settings: DemoSettings, folder: Path, *, max_new: int) -> None:
     from trimtab.demo.pairs import judge_pairs, sample_pairs
     from trimtab.judges.words import load_word_judge
 
-    gold = load_word_judge(str(GOLD))
+    gold = load_word_judge(GOLD)
     for part in missing:
         seed = 10 * settings.seed + 2 * PARTS.index(part)  # two sides, each with seeds of its own
         pairs = settings.pairs if part == "train" else 1
@@ -105,8 +105,6 @@ def _path(folder: Path, part: Part) -> Path:
 
 def _pipeline(settings: DemoSettings, folder: Path, changes: Sequence[str]) -> PipelineSettings:
     places = {
-        "words:GOLD": f"words:{GOLD}",
-        "probe:WITNESS": f"probe:{WITNESS}",
         "PAIRS": str(_path(folder, "train")),
         "DEV": str(_path(folder, "dev")),
         "HELD_OUT": str(_path(folder, "test")),
@@ -117,7 +115,7 @@ def _pipeline(settings: DemoSettings, folder: Path, changes: Sequence[str]) -> P
 
 
 def _with_places(tree: Any, places: dict[str, str]) -> Any:
-    """The settings with the paths that only an installation knows."""
+    """The settings with the paths of this demo's pairs."""
     if isinstance(tree, dict):
         return {key: _with_places(value, places) for key, value in tree.items()}
     return places.get(tree, tree) if isinstance(tree, str) else tree

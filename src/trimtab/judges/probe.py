@@ -21,6 +21,7 @@ from trimtab.data.tokens import Codec, Example
 from trimtab.errors import ModelError
 from trimtab.judges.judge import Answer, Scored, Unreadable
 from trimtab.judges.words import whole_text
+from trimtab.model.bundles import SCORERS
 from trimtab.model.device import Numerics
 from trimtab.model.packed import hidden_states
 from trimtab.model.passes import over_rows
@@ -60,6 +61,9 @@ class ProbeJudge:
 def load_probe(folder: str, numerics: Numerics) -> ProbeJudge:
     """Read FOLDER/probe.safetensors; the model that it probes is FOLDER/../model.
 
+    Args:
+        folder: or the name of a scorer that the package carries.
+
     Raises:
         ModelError: a file is missing or is not of this kind.
     """
@@ -67,7 +71,8 @@ def load_probe(folder: str, numerics: Numerics) -> ProbeJudge:
     from safetensors.torch import load_file
 
     try:
-        arrays = load_file(Path(folder) / "probe.safetensors")
+        path = SCORERS.get(folder, Path(folder))
+        arrays = load_file(path / "probe.safetensors")
         weights, bias = arrays["weights"].float(), float(arrays["bias"][0])
     except (OSError, KeyError, SafetensorError) as error:
         raise ModelError(
@@ -76,7 +81,7 @@ def load_probe(folder: str, numerics: Numerics) -> ProbeJudge:
             found=str(error),
             fix="name a folder with probe.safetensors beside a folder `model`",
         ) from error
-    model = load_policy(str(Path(folder).parent / "model"), numerics, bytes_per_parameter=4)
+    model = load_policy(str(path.parent / "model"), numerics, bytes_per_parameter=4)
     return ProbeJudge(f"probe:{folder}", model, weights, bias)
 
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from trimtab.errors import ModelError
 from trimtab.judges.judge import Answer, Scored
+from trimtab.model.bundles import SCORERS
 from trimtab.records import prompt_text
 
 FloatArray = NDArray[np.float64]
@@ -58,13 +59,16 @@ class WordJudge:
 def load_word_judge(folder: str) -> WordJudge:
     """Read what `examples/small-model/train_scorers.py` writes: terms.json and weights.safetensors.
 
+    Args:
+        folder: or the name of a scorer that the package carries.
+
     Raises:
         ModelError: a file is missing or is not of this kind.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    path = Path(folder)
+    path = SCORERS.get(folder, Path(folder))
     try:
         terms = json.loads((path / "terms.json").read_text(encoding="utf-8"))
         arrays = load_file(path / "weights.safetensors")

@@ -73,13 +73,16 @@ class Carried:
     folder: Path
 
 
+_ASSETS = Path(trimtab.__file__).parent / "demo" / "assets"
 CARRIED = {
     "film-reviews-5m": Carried(
         about="5 million weights, sentences of film reviews, context 128; the demo's",
         licence="CC-BY-4.0",
-        folder=Path(trimtab.__file__).parent / "demo" / "assets" / "model",
+        folder=_ASSETS / "model",
     ),
 }
+SCORERS = {"film-reviews-gold": _ASSETS / "gold", "film-reviews-witness": _ASSETS / "witness"}
+"""Folders of judges that lie within the package: `words:film-reviews-gold`, `probe:film-reviews-witness`."""
 
 
 def home() -> Path:
