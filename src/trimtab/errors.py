@@ -54,6 +54,22 @@ class ResourceError(TrimtabError):
     """Too little memory or disk for what was asked."""
 
 
+class FeedbackError(TrimtabError):
+    """Something that the feedback store refuses, or cannot do."""
+
+
+class NotFoundError(FeedbackError):
+    """A person, project, item or judgment that is not there, or not there for this person."""
+
+
+class ConflictError(FeedbackError):
+    """What was asked for is at odds with what was stored meanwhile; nothing was changed."""
+
+
+class StoreError(FeedbackError):
+    """The database cannot be opened, or does not answer. Asking again with the same key is safe."""
+
+
 class Interrupted(TrimtabError):
     """The person pressed Ctrl-C; what had been done is saved."""
 

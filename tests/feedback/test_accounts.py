@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import text
 
-from trimtab.feedback.records import ConflictError, FeedbackError, NotFoundError
+from trimtab.errors import ConflictError, FeedbackError, NotFoundError
 
 if TYPE_CHECKING:
     from conftest import World

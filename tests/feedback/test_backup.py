@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import make_url, text
 
-from trimtab.feedback.records import FeedbackError, StoreError
+from trimtab.errors import FeedbackError, StoreError
 from trimtab.feedback.store.backup import _connection, checksum_file
 from trimtab.feedback.store.store import open_store, restore
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from trimtab.feedback.records import Compared, FeedbackError, Flagged, NotFoundError, Skipped
+from trimtab.errors import FeedbackError, NotFoundError
+from trimtab.feedback.records import Compared, Flagged, Skipped
 from trimtab.feedback.store.claiming import shown_order
 from trimtab.feedback.store.facts import Task
 

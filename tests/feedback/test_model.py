@@ -14,18 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trimtab.feedback.records import (
-    Compared,
-    ConflictError,
-    Draft,
-    FeedbackError,
-    Flagged,
-    Judgment,
-    NotFoundError,
-    Outcome,
-    Skipped,
-    Withdrawn,
-)
+from trimtab.errors import ConflictError, FeedbackError, NotFoundError
+from trimtab.feedback.records import Compared, Draft, Flagged, Judgment, Outcome, Skipped, Withdrawn
 
 if TYPE_CHECKING:
     from conftest import World

@@ -24,7 +24,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import text
 
-from trimtab.feedback.records import StoreError
+from trimtab.errors import StoreError
 from trimtab.feedback.store import address, migrating
 from trimtab.feedback.store.address import parse_address
 from trimtab.feedback.store.engine import _keep_log
@@ -231,7 +231,7 @@ def _open_as_nobody(path: Path) -> str:
     """What is said to a user without rights; root may write anywhere, whatever the mode."""
     code = (
         "import sys\nfrom trimtab.feedback.store.store import open_store\n"
-        "from trimtab.feedback.records import StoreError\n"
+        "from trimtab.errors import StoreError\n"
         "import os\nuser = int(sys.argv[2])\n"
         "if user: os.setgroups([]); os.setgid(user); os.setuid(user)\n"
         "try: open_store(sys.argv[1])\nexcept StoreError as error: print(error)\nelse: print('opened')"

@@ -8,16 +8,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from trimtab.feedback.records import (
-    Candidate,
-    Compared,
-    ConflictError,
-    Edited,
-    FeedbackError,
-    Graded,
-    Item,
-    NotFoundError,
-)
+from trimtab.errors import ConflictError, FeedbackError, NotFoundError
+from trimtab.feedback.records import Candidate, Compared, Edited, Graded, Item
 from trimtab.feedback.store.facts import Settings
 from trimtab.feedback.store.texts import dump, dump_item, load_item
 from trimtab.records import Message

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
-from trimtab.feedback.records import Compared, ConflictError, FeedbackError, Judgment
+from trimtab.errors import ConflictError, FeedbackError
+from trimtab.feedback.records import Compared, Judgment
 
 if TYPE_CHECKING:
     from conftest import Places, World

@@ -8,17 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import text
 
-from trimtab.feedback.records import (
-    Compared,
-    ConflictError,
-    FeedbackError,
-    Flagged,
-    Graded,
-    Judgment,
-    NotFoundError,
-    Skipped,
-    Withdrawn,
-)
+from trimtab.errors import ConflictError, FeedbackError, NotFoundError
+from trimtab.feedback.records import Compared, Flagged, Graded, Judgment, Skipped, Withdrawn
 
 if TYPE_CHECKING:
     from conftest import World

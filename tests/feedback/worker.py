@@ -11,7 +11,8 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-from trimtab.feedback.records import Compared, Draft, FeedbackError
+from trimtab.errors import FeedbackError
+from trimtab.feedback.records import Compared, Draft
 from trimtab.feedback.store.facts import Task
 from trimtab.feedback.store.store import Store, open_store
 

@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-from trimtab.errors import TrimtabError
 from trimtab.records import Preferred, Prompt, check_prompt
 
 Kind = Literal["demonstrate", "compare", "rank", "rate", "edit"]
@@ -29,22 +28,6 @@ ANSWERS: Mapping[Kind, range] = {
     "edit": range(2, 3),
 }
 """How many answers an item of each kind has."""
-
-
-class FeedbackError(TrimtabError):
-    """Something that the feedback store refuses, or cannot do."""
-
-
-class NotFoundError(FeedbackError):
-    """A person, project, item or judgment that is not there, or not there for this person."""
-
-
-class ConflictError(FeedbackError):
-    """What was asked for is at odds with what was stored meanwhile; nothing was changed."""
-
-
-class StoreError(FeedbackError):
-    """The database cannot be opened, or does not answer. Asking again with the same key is safe."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from sqlalchemy import Connection, Row, bindparam, delete, select, update
 
-from trimtab.feedback.records import ConflictError, FeedbackError, NotFoundError
+from trimtab.errors import ConflictError, FeedbackError, NotFoundError
 from trimtab.feedback.store.engine import insert
 from trimtab.feedback.store.facts import Person, Role
 from trimtab.feedback.store.passwords import password_fits, token_hash

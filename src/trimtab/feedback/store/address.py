@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 from sqlalchemy import URL, make_url
 
-from trimtab.feedback.records import StoreError
+from trimtab.errors import StoreError
 
 _EXAMPLES = "write a file name, or postgresql://user:password@host/database"
 _NETWORK = {"9p", "afs", "beegfs", "ceph", "cifs", "glusterfs", "lustre", "ncpfs", "nfs", "smb3", "smbfs"}

@@ -17,7 +17,7 @@ from typing import Any
 
 from sqlalchemy import URL, inspect, select
 
-from trimtab.feedback.records import FeedbackError, StoreError
+from trimtab.errors import FeedbackError, StoreError
 from trimtab.feedback.store.address import Address
 from trimtab.feedback.store.engine import Database
 from trimtab.feedback.store.migrating import VERSION_TABLE, refuse_foreign

@@ -15,7 +15,8 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, bindparam, delete, update
 
-from trimtab.feedback.records import FeedbackError, Item
+from trimtab.errors import FeedbackError
+from trimtab.feedback.records import Item
 from trimtab.feedback.store import choosing
 from trimtab.feedback.store.accounts import lock_person
 from trimtab.feedback.store.choosing import Asked

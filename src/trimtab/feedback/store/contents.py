@@ -7,7 +7,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
-from trimtab.feedback.records import FeedbackError, Item, NotFoundError, check_item
+from trimtab.errors import FeedbackError, NotFoundError
+from trimtab.feedback.records import Item, check_item
 from trimtab.feedback.store.facts import Project, StoredItem
 from trimtab.feedback.store.projects import lock_project
 from trimtab.feedback.store.tables import items

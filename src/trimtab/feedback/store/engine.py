@@ -23,7 +23,7 @@ from sqlalchemy import Connection, Engine, Table, create_engine, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, TimeoutError
 
-from trimtab.feedback.records import FeedbackError, StoreError
+from trimtab.errors import FeedbackError, StoreError
 from trimtab.feedback.store.address import Address
 
 WAIT_SECONDS = 20.0

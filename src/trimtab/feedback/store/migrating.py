@@ -10,7 +10,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 
-from trimtab.feedback.records import StoreError
+from trimtab.errors import StoreError
 from trimtab.feedback.store.engine import Database
 
 VERSION_TABLE = "trimtab_feedback_version"

@@ -9,7 +9,7 @@ from functools import cache
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from trimtab.feedback.records import FeedbackError
+from trimtab.errors import FeedbackError
 
 _hasher = PasswordHasher()  # argon2id, RFC 9106's choice for little memory
 

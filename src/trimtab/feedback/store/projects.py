@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, func, select, update
 
-from trimtab.feedback.records import ConflictError, FeedbackError, NotFoundError
+from trimtab.errors import ConflictError, FeedbackError, NotFoundError
 from trimtab.feedback.store.engine import insert
 from trimtab.feedback.store.facts import Guidelines, Project, Settings
 from trimtab.feedback.store.tables import guidelines, projects

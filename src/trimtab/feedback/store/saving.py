@@ -14,18 +14,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Integer, Row, Table, bindparam, delete, select, update
 
-from trimtab.feedback.records import (
-    ConflictError,
-    Draft,
-    FeedbackError,
-    Item,
-    Judgment,
-    NotFoundError,
-    Withdrawn,
-    check_outcome,
-    counts,
-    said,
-)
+from trimtab.errors import ConflictError, FeedbackError, NotFoundError
+from trimtab.feedback.records import Draft, Item, Judgment, Withdrawn, check_outcome, counts, said
 from trimtab.feedback.store.accounts import lock_person
 from trimtab.feedback.store.claiming import LEASE
 from trimtab.feedback.store.facts import Project

@@ -15,15 +15,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from trimtab.feedback.records import (
-    Candidate,
-    FeedbackError,
-    Item,
-    Outcome,
-    outcome_json,
-    outcome_of_json,
-    prompt_json,
-)
+from trimtab.errors import FeedbackError
+from trimtab.feedback.records import Candidate, Item, Outcome, outcome_json, outcome_of_json, prompt_json
 from trimtab.hidden import visible
 from trimtab.records import Message, Prompt
 
