@@ -41,14 +41,20 @@ def test_what_a_spreadsheet_would_run_is_quoted(text):
     assert next(csv.DictReader(io.StringIO(to_csv([one]), newline="")))["answer_a"] == f"'{text}"
 
 
-def test_llm_comparator_reads_scores_from_a_to_b(findings):
-    data = json.loads(to_llm_comparator(findings, judgments()))
+def test_llm_comparator_reads_scores_from_a_to_b():
+    data = json.loads(to_llm_comparator(judgments()))
     assert data["models"] == [{"name": "DPO"}, {"name": "PPO"}]
     assert [one["score"] for one in data["examples"]] == [1.0, -1.0, 0.0]
     for one in data["examples"]:
         (rating,) = one["individual_rater_scores"]
-        assert rating["score"] == one["score"] and rating["is_flipped"] is False
-    assert data["examples"][1]["input_text"] == "user: hi"
+        assert rating["score"] == one["score"]
+    assert data["examples"][1]["input_text"] == "hi"
+
+
+def test_llm_comparator_opens_a_match_that_nobody_has_judged():
+    given = judgments()
+    data = json.loads(to_llm_comparator(dataclasses.replace(given, verdicts=[None] * 4)))
+    assert data["models"] == [{"name": "DPO"}, {"name": "PPO"}] and data["examples"] == []
 
 
 def test_markdown_has_the_headline_and_the_tables(findings):

@@ -218,6 +218,16 @@ def test_a_dual_clip_within_the_clip_is_refused() -> None:
         build(PPOSettings, {"model": "m", "reward_model": "r", "data": "d", "clip": 0.3, "dual_clip": 1.2})
 
 
+def test_scores_are_cut_before_the_penalty(models: PPOModels, settings_of: Callable[..., Any]) -> None:
+    made = by_hand(3, 5, 1, 4, stopped=(True, False, True, False))
+    given = torch.tensor([-9.0, 9.0, 0.25, -0.25])
+    scored = replace(models, score=lambda examples: given)
+    settings = settings_of("ppo", score_clip=1.5, missing_stop_penalty=0.5)
+    assert ppo.evaluate(scored, made, 0.1, settings).scores.tolist() == [-1.5, 1.0, 0.25, -0.75]
+    unlimited = settings_of("ppo", missing_stop_penalty=0.0)
+    assert ppo.evaluate(scored, made, 0.1, unlimited).scores.tolist() == given.tolist()
+
+
 def test_only_what_did_not_stop_is_penalised(models: PPOModels, settings_of: Callable[..., Any]) -> None:
     stopped = (True, False, True, False, False)
     made = by_hand(3, 5, 1, 1, 7, stopped=stopped)

@@ -18,12 +18,12 @@ from trimtab.train import ppo
 
 Rows = list[dict[str, Any]]
 
-# PPO has a KL target that it misses from the second update on, so that its weight moves.
+# PPO has a scale of its own, and a KL target that it misses from the second update on: its weight moves.
 CHANGES: dict[str, dict[str, Any]] = {
     "sft": {},
     "reward": {},
     "dpo": {},
-    "ppo": {"episodes": 32, "kl": {"weight": 0.1, "target": 0.01, "horizon": 20}},
+    "ppo": {"episodes": 32, "kl": {"weight": 0.1, "target": 0.01, "horizon": 20}, "calibration_prompts": 8},
 }
 KINDS = tuple(CHANGES)
 

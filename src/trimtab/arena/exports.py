@@ -7,17 +7,19 @@ import io
 import json
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 
 from trimtab.arena.cost import method_rows
 from trimtab.arena.findings import Findings
 from trimtab.arena.sentences import limits, meaning
 from trimtab.arena.tables import match_rows, summary_rows
-from trimtab.arena.winrate import OUTCOMES, Judgments
+from trimtab.arena.winrate import Judgments
+from trimtab.formats.exports import comparator
+from trimtab.formats.exports.shape import LeftOut
+from trimtab.formats.rows import RawRow
 from trimtab.hidden import visible
-from trimtab.records import Comparison, Verdict, prompt_text
-
-COMPARATOR_SCORES = {1.0: 1.0, 0.5: 0.0, 0.0: -1.0}
-"""A win, a tie and a loss of model A on LLM Comparator's scale of -1.5 to 1.5."""
+from trimtab.records import prompt_text
 
 _MARKDOWN = re.compile(r"[\\`*_<>|!~&]|\](?=[(\[:])")
 _BLOCK = re.compile(r"^(\d*)(?=[-+#=.)]+(\s|$))")
@@ -46,26 +48,15 @@ def to_csv(judged: Sequence[Judgments]) -> str:
     return _storable(file.getvalue())
 
 
-def to_llm_comparator(findings: Findings, judged: Judgments) -> str:
-    """The headline's match as a file that LLM Comparator opens.
-
-    Source: github.com/PAIR-code/llm-comparator, its documented JSON schema.
-    """
-    return _storable(
-        json.dumps(
-            {
-                "metadata": {"source_path": findings.title, "custom_fields_schema": []},
-                "models": [{"name": judged.left}, {"name": judged.right}],
-                "examples": [
-                    _example(comparison, verdict)
-                    for comparison, verdict in zip(judged.comparisons, judged.verdicts, strict=True)
-                    if verdict is not None
-                ],
-            },
-            ensure_ascii=False,
-            indent=1,
-        )
-    )
+def to_llm_comparator(judged: Judgments) -> str:
+    """A match as a file that LLM Comparator opens; what nobody can have preferred is left out."""
+    rows: list[RawRow] = []
+    for comparison, verdict in zip(judged.comparisons, judged.verdicts, strict=True):
+        named = replace(comparison, source_a=judged.left, source_b=judged.right, verdict=verdict)
+        with suppress(LeftOut):
+            rows += comparator.llm_comparator(named, len(rows))
+    both: RawRow = {"models": tuple(sorted((judged.left, judged.right)))}
+    return _storable(json.dumps(comparator.document(rows, [both]), ensure_ascii=False, indent=1))
 
 
 def to_markdown(findings: Findings) -> str:
@@ -81,21 +72,6 @@ def to_markdown(findings: Findings) -> str:
         parts.append(_table(method_rows(findings.costs)))
     parts += ["**Limits**", _list(limits(findings))]
     return _storable("\n\n".join(parts) + "\n")
-
-
-def _example(comparison: Comparison, verdict: Verdict) -> dict[str, object]:
-    score = COMPARATOR_SCORES[OUTCOMES[verdict.preferred]]
-    label = {1.0: "A is better", 0.0: "About the same", -1.0: "B is better"}[score]
-    rating = {"is_flipped": False, "score": score, "rating_label": label, "rationale": ""}
-    return {
-        "input_text": prompt_text(comparison.prompt),
-        "tags": [],
-        "output_text_a": comparison.a,
-        "output_text_b": comparison.b,
-        "score": score,
-        "individual_rater_scores": [rating],
-        "custom_fields": {},
-    }
 
 
 def _harmless(cell: object) -> object:

@@ -37,7 +37,7 @@ def write_report(path: Path, findings: Findings, judged: Sequence[Judgments] = (
     write_text(path.with_suffix(".md"), exports.to_markdown(findings))
     if judged:
         write_text(path.with_suffix(".csv"), exports.to_csv(judged))
-        comparator = exports.to_llm_comparator(findings, judged[0])
+        comparator = exports.to_llm_comparator(judged[0])
         write_text(path.with_suffix(".llm-comparator.json"), comparator)
     write_text(path, render(findings, nonce=hashlib.sha256(data.encode()).hexdigest()))
     return path

@@ -140,6 +140,17 @@ def reward_bias(model: PreTrainedModel) -> float:
     return float(getattr(model.config, "reward_bias", 0.0))
 
 
+def rescale(model: PreTrainedModel, *, mean: float, deviation: float) -> None:
+    """Make every value s of the head (s - mean) / deviation from now on; a ranking stays as it is.
+
+    Source: Ziegler et al. 2019, code: a gain and a bias.
+    """
+    with torch.no_grad():
+        for parameter in _head(model).parameters():
+            parameter.div_(deviation)
+    model.config.reward_bias = (reward_bias(model) + mean) / deviation
+
+
 def _head(model: PreTrainedModel) -> nn.Linear:
     head = getattr(model, HEAD)
     assert isinstance(head, nn.Linear), "load_scalar gives models with a linear head"

@@ -33,6 +33,7 @@ from trimtab.runs.checkpoint import TensorGroups
 from trimtab.runs.run import Run
 from trimtab.train import inputs, loop
 from trimtab.train.answers import as_row
+from trimtab.train.calibration import calibrated
 from trimtab.train.measures import Mean, Share, log_measures
 from trimtab.train.models import PPOModels, finish, load_ppo_models
 from trimtab.train.settings import PPOSettings
@@ -44,7 +45,7 @@ class Experience:
 
     examples: list[Example]
     weights: Tensor  # [R] what each response counts
-    scores: Tensor  # [R] from the reward model, the missing-stop penalty taken off
+    scores: Tensor  # [R] from the reward model, clipped, the missing-stop penalty taken off
     kl: Tensor  # [R] estimated divergence from the reference, nats a response
     old_logprobs: list[Tensor]
     old_values: list[Tensor]
@@ -68,6 +69,7 @@ def train(settings: PPOSettings, run: Run) -> None:
     """Run the stage in an open run folder; goes on where a checkpoint left off."""
     models = load_ppo_models(settings, run)
     train_set, dev_set = inputs.prompts(settings, models.policy.codec, run)
+    models = calibrated(models, train_set, _sampling(models.policy, settings), settings, run)
     optimize(models, train_set, dev_set, settings, run)
     finish(models.policy, run)
 
@@ -125,7 +127,7 @@ def evaluate(
     old_logprobs = _logprobs(models.policy, examples, settings, "old log-probabilities")
     reference = _logprobs(models.reference, examples, settings, "reference")
     old_values = _values(models.value, examples, settings)
-    scores = models.score(examples) - _missing_stop_penalty(rollouts, settings)
+    scores = _clipped(models.score(examples), settings) - _missing_stop_penalty(rollouts, settings)
     weights = torch.tensor([rollout.weight for rollout in rollouts], dtype=torch.float32)
 
     mask = _padded([torch.ones(len(values), dtype=torch.bool) for values in old_logprobs])
@@ -341,6 +343,11 @@ def _values(scorer: Scorer, examples: Sequence[Example], settings: PPOSettings) 
         numerics=scorer.numerics,
         name="values",
     )
+
+
+def _clipped(scores: Tensor, settings: PPOSettings) -> Tensor:
+    """[R]: no answer is worth more than the limit, so none is sought for what its score has beyond it."""
+    return scores if settings.score_clip is None else scores.clamp(-settings.score_clip, settings.score_clip)
 
 
 def _missing_stop_penalty(rollouts: Sequence[Rollout], settings: PPOSettings) -> Tensor:

@@ -109,9 +109,8 @@ def measure(
         accuracy=Share(ranked_right(chosen, rejected).double().tolist()),
     )
     accuracy = found["accuracy"]
-    progress.say(
-        f"  dev: loss {found['loss'].text(3)}, ranks {accuracy.percent()} of {accuracy.n} pairs as people did"
-    )
+    ranked = f"ranks {accuracy.percent()} of {accuracy.n} pairs as they were judged"
+    progress.say(f"  dev: loss {found['loss'].text(3)}, {ranked}")
 
 
 def centre(scorer: Scorer, train_set: Sequence[Example], settings: RewardSettings, run: Run) -> None:

@@ -191,6 +191,12 @@ class PPOSettings(StageSettings):
     """The penalty on leaving the reference."""
     dev_prompts: Annotated[int, Field(ge=2)] = 128
     """Dev prompts answered before and after, for the proxy reward, the KL and the stopped share."""
+    calibration_prompts: Annotated[int, Field(ge=2)] | None = None
+    """Training prompts that the reference answers first: scores are shifted and scaled so that these answers
+    have mean 0 and deviation 1, and a KL weight means the same whatever the reward model's scale; none: as
+    the reward model gives them."""
+    score_clip: Positive | None = None
+    """Scores further than this from 0 count as so far; none: no limit. In deviations, if calibrated."""
     missing_stop_penalty: Annotated[float, Field(ge=0)] = 1.0
     """Taken from the score of a response that the length limit ended."""
     optimizer: OptimizerSettings = OptimizerSettings(learning_rate=1e-5, schedule="constant", epsilon=1e-5)

@@ -115,15 +115,13 @@ def a_ranking_is_the_mean_of_its_pairs(lab: Lab) -> float:
 
 
 def gain_and_bias_calibrate(lab: Lab) -> float:
-    """Head times 1/std, bias mean/std: mean 0 and std 1 on the calibration sample, the same ranking."""
+    """Scores less their mean, over their std: 0 and 1 on the calibration sample, the same ranking."""
     scorer, world = _fresh_scorer(lab), lab.world
     before = world.scores(scorer)
     generator = torch.Generator().manual_seed(1)
     sample = torch.randint(before.numel(), (256,), generator=generator)
     mean, deviation = before.flatten()[sample].mean(), before.flatten()[sample].std(correction=0)
-    with torch.no_grad():
-        scorer.model.score.weight.div_(deviation.to(scorer.model.device))
-    scorer.model.config.reward_bias = float(mean / deviation)
+    scalar.rescale(scorer.model, mean=float(mean), deviation=float(deviation))
     after = world.scores(scorer)
     calibrated = after.flatten()[sample]
     moved = after.flatten().argsort() - before.flatten().argsort()
