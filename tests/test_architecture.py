@@ -23,6 +23,7 @@ LAYERS = [
     "train arena evaluation",
     "pipeline",
     "demo",
+    "web",
     "cli",
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
@@ -34,7 +35,12 @@ DOORS = {
     "typer": {"cli"},
     "ruamel": {"config.py"},
     "plotly": {"pages"},
-    "jinja2": {"pages"},
+    "jinja2": {"pages", "web/rendering.py"},
+    "fastapi": {"web"},
+    "starlette": {"web"},
+    "uvicorn": {"web/serve.py"},
+    "markdown_it": {"web/markdown.py"},
+    "nh3": {"web/markdown.py"},
     "openai": {"judges/llm.py"},
     "sentence_transformers": {"evaluation/encoder.py"},
     "sacrebleu": {"evaluation/closeness.py"},
@@ -54,6 +60,7 @@ NO_TORCH = [
     "statistics",
     "formats",
     "feedback",
+    "web",
 ]
 
 

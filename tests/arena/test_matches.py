@@ -13,9 +13,10 @@ from tiny import tiny_llama, tiny_tokenizer
 from trimtab import formats
 from trimtab.arena.held_out import read_held_out
 from trimtab.arena.jury import load_jury
-from trimtab.arena.matches import judge_comparisons, play_matches, tally
+from trimtab.arena.matches import judge_comparisons, play_matches
 from trimtab.arena.play import divergence, seeds
 from trimtab.arena.settings import CompareSettings
+from trimtab.arena.tally import tally
 from trimtab.data.tokens import Limits, Response
 from trimtab.model import scalar
 from trimtab.model.device import Numerics

@@ -53,6 +53,10 @@ def test_the_commands_are_those_that_the_docs_speak_of() -> None:
         "run", "demo", "sft", "reward", "dpo", "ppo", "compare", "report", "generate", "play", "judge",
         "doctor", "verify", "eval demonstrations", "eval reward", "eval agreement",
         "data check", "data stats", "data preview", "models get", "models list", "runs list", "runs show",
+        "feedback serve", "feedback new", "feedback change", "feedback projects", "feedback import",
+        "feedback export", "feedback agreement", "feedback backup", "feedback restore",
+        "feedback users list", "feedback users add", "feedback users link", "feedback users password",
+        "feedback users deactivate", "feedback users reactivate",
     }  # fmt: skip
 
 

@@ -139,7 +139,10 @@ def test_margin_is_in_every_row_or_in_none(tmp_path: Path) -> None:
 def test_the_manifest_says_what_is_there(tmp_path: Path, file_kind: FileKind) -> None:
     folder = tmp_path / "export"
     manifest = write(
-        [*PAIRS, UNSURE, UNSURE.judged(Verdict(preferred="both_bad"))], folder, file_kind=file_kind
+        [*PAIRS, UNSURE, UNSURE.judged(Verdict(preferred="both_bad"))],
+        folder,
+        file_kind=file_kind,
+        about={"project": "films"},
     )
     found = json.loads((folder / "manifest.json").read_text())
     assert found == manifest.as_dict()
@@ -167,6 +170,7 @@ def test_the_manifest_says_what_is_there(tmp_path: Path, file_kind: FileKind) ->
         "records": 40,
         "rows": 40,
         "left_out": {"both bad": 1, "tie": 1},
+        "about": {"project": "films"},
     }
     assert {path.name for path in folder.iterdir()} == {
         "manifest.json",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,19 @@ def test_unpaired_preference_loses_the_judge(records: list[Rating], file_kind: F
         if answerable(rating.prompt)
     ]
     assert same(round_trip(records, "unpaired_preference", file_kind, read_ratings), expected)
+
+
+@settings(max_examples=25)
+@given(
+    lists("rating"), st.lists(st.none() | st.integers(1, 7), min_size=5, max_size=5), st.sampled_from(KINDS)
+)
+def test_ratings_lose_the_judge(records: list[Rating], grades: list[int | None], file_kind: FileKind) -> None:
+    rated = [
+        rating if grade is None else replace(rating, label=None, grade=grade)
+        for rating, grade in zip(records, grades, strict=False)
+    ]
+    expected = [replace(rating, judge="") for rating in rated if answerable(rating.prompt)]
+    assert same(round_trip(rated, "ratings", file_kind, read_ratings), expected)
 
 
 @settings(max_examples=25)

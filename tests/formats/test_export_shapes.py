@@ -46,6 +46,7 @@ DOCUMENTED: dict[str, Exported] = {
     "preference": PAIR,
     "unpaired_preference": RATING,
     "unpaired_from_pairs": PAIR,
+    "ratings": replace(RATING, label=None, grade=6),
     "prompt_completion": DEMONSTRATION,
     "messages": DEMONSTRATION,
     "rewardbench": PAIR,

@@ -120,10 +120,13 @@ def test_comparison_faults(row, kind, field):
 def test_other_faults():
     demonstrations = demonstration_shapes("chat")
     assert fault({"prompt": "p", "completion": "7", "label": True}, demonstrations).field == "label"
+    assert fault({"prompt": "p", "completion": "7", "grade": 1}, demonstrations).field == "grade"
     assert fault({"prompt": "p", "a": "7", "b": "9"}, demonstrations).kind == "no winner"
     assert fault({"messages": [USER]}, demonstrations).kind == "empty reply"
     assert fault({"messages": [SEVEN]}, demonstrations).kind == "empty prompt"
     assert fault({"prompt": "p", "completion": "7", "label": 1}, RATINGS).field == "label"
+    for grade in (0, 8, True, 4.0, "4"):
+        assert fault({"prompt": "p", "completion": "7", "grade": grade}, RATINGS).field == "grade"
 
 
 def test_a_missing_field_names_the_misspelled_one():
@@ -148,7 +151,7 @@ def test_a_prompt_alone_may_have_fields_of_its_own():
 def test_every_documented_example_is_read():
     blocks = re.findall(r"```json\n(.*?)```", DOCS.read_text(), re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
-    assert len(lines) == 14
+    assert len(lines) == 15
     for line in lines:
         read_row(json.loads(line), all_shapes("chat"))
 

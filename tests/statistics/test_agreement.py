@@ -163,3 +163,23 @@ def test_what_has_no_agreement_is_refused():
         ordinal_alpha([["a", "b"], ["a", "b"]], seed=0)
     with pytest.raises(ValueError, match="rounds"):
         cohens_kappa(["a", "b"], ["a", "b"], seed=0, rounds=99)
+
+
+def test_clusters_are_drawn_whole():
+    """Every item five times over says nothing more about how far alpha is known."""
+    first, second = ratings_of(0.5, 80, 4)
+    repeated = [[label for label in row for _ in range(5)] for row in (first, second)]
+    clusters = [index for index in range(80) for _ in range(5)]
+    for alpha in (nominal_alpha, ordinal_alpha):
+        single = alpha([first, second], seed=0)
+        together = alpha(repeated, seed=0, clusters=clusters)
+        apart = alpha(repeated, seed=0)
+        assert together.estimate == apart.estimate
+        assert (together.n, apart.n) == (80, 400)
+        assert together.high - together.low == pytest.approx(single.high - single.low, rel=0.05)
+        assert apart.high - apart.low == pytest.approx((single.high - single.low) / 5**0.5, rel=0.15)
+
+
+def test_clusters_name_the_items_that_count():
+    holes = [[None, 1, 2, 2, 1], [1, 1, 2, 1, 2]]
+    assert nominal_alpha(holes, seed=0, clusters=["x", "y", "y", "z", "z"]).n == 2

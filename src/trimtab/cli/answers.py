@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 
 from trimtab.cli.options import AsJson
+from trimtab.cli.people import PEOPLE, Question, judge_by_people
+from trimtab.cli.stores import DEFAULT_STORE, StorePlace
 from trimtab.cli.text import visible
 from trimtab.errors import ConfigError
 
@@ -93,21 +95,40 @@ def judge(
         list[str],
         typer.Option(
             help="A reward model (a run, or any sequence classification model), python:FILE.py:FUNCTION,"
-            " implicit:DPO_RUN, or llm:SETTINGS.yaml for a language model behind an endpoint."
+            " implicit:DPO_RUN, llm:SETTINGS.yaml for a language model behind an endpoint, or `people`, who"
+            " judge on the pages of `trimtab feedback serve`."
             " Several that score: the mean of their standardised scores."
         ),
     ],
     out: Annotated[Path, typer.Option(help="The judged comparisons to write (JSONL).")],
     device: Device = "auto",
+    store: StorePlace = DEFAULT_STORE,
+    project: Annotated[
+        str | None,
+        typer.Option(help="People: the project, made where there is none; else named after the file."),
+    ] = None,
+    overlap: Annotated[
+        int | None,
+        typer.Option(min=1, help="People: how many judge each pair; the most frequent answer counts."),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="People: wait until all is judged.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Let a judge give its verdict on each comparison, and say who won how often.
 
+    People are asked at the first call. Called again, it writes what they have judged by then.
+
     Example: trimtab judge matches.jsonl --by runs/judge --out judged.jsonl
     """
+    if PEOPLE in by:
+        _refuse_company(by)
+        question = Question(store=store, project=project, overlap=overlap, wait=wait)
+        judge_by_people(comparisons, question, out, as_json=as_json)
+        return
     from trimtab import formats
     from trimtab.arena.jury import load_jury
-    from trimtab.arena.matches import judge_comparisons, tally
+    from trimtab.arena.matches import judge_comparisons
+    from trimtab.arena.tally import tally
     from trimtab.model.device import choose
 
     _refuse_existing(out)
@@ -133,6 +154,16 @@ def judge(
     counts = {**tally(judged), "left out": len(left_out)}
     typer.echo(visible(", ".join(f"{name}: {count}" for name, count in counts.items())))
     typer.echo(out)
+
+
+def _refuse_company(by: list[str]) -> None:
+    if len(by) > 1:
+        raise ConfigError(
+            "people judge alone: they give verdicts, and scores cannot be averaged with them",
+            where="--by",
+            found=", ".join(by),
+            fix="judge twice, and compare with trimtab eval agreement",
+        )
 
 
 def _refuse_existing(out: Path) -> None:

@@ -13,7 +13,7 @@ import warnings
 import typer
 
 from trimtab import __version__
-from trimtab.cli import answers, data, doctor, evaluations, models, pipelines, runs, stages, verify
+from trimtab.cli import answers, data, doctor, evaluations, feedback, models, pipelines, runs, stages, verify
 from trimtab.cli.text import visible
 from trimtab.errors import Interrupted, ResourceError, TrimtabError
 
@@ -28,6 +28,7 @@ for group in (pipelines, stages, answers, doctor, verify):
     app.registered_commands += group.app.registered_commands
 app.add_typer(data.app, name="data")
 app.add_typer(evaluations.app, name="eval")
+app.add_typer(feedback.app, name="feedback")
 app.add_typer(models.app, name="models")
 app.add_typer(runs.app, name="runs")
 

@@ -1,4 +1,4 @@
-"""What the package carries for the demo: a small language model, two scorers, and prompts.
+"""What the package carries for the demo: a small language model, two scorers, prompts, and unjudged pairs.
 
 Made by the scripts in `examples/small-model` from movie reviews of Pang and Lee (CC BY 4.0; the attribution
 is in assets/README.md).
@@ -16,6 +16,8 @@ MODEL = "film-reviews-5m"
 GOLD = "film-reviews-gold"
 WITNESS = "film-reviews-witness"
 """The scorers, by their names."""
+PAIRS = ASSETS / "pairs.jsonl.gz"
+"""60 pairs of answers of the language model, for people to try the judging page with."""
 
 Part = Literal["train", "dev", "test"]
 PARTS: tuple[Part, ...] = get_args(Part)

@@ -53,7 +53,7 @@ def read_prompts(source: str | Path, *, dialogues: Dialogues = "chat") -> Readin
 
 
 def read_ratings(source: str | Path) -> Reading[Rating]:
-    """Single responses, each labelled good or bad."""
+    """Single responses, each labelled good or bad, or graded from 1 to 7."""
     return read_shapes(source, RATINGS)
 
 
@@ -81,7 +81,7 @@ def usable(reading: Reading[R]) -> tuple[Row[R], ...]:
     Raises:
         DataError: something could not be read, or no row is left.
     """
-    _refuse(reading.defects)
+    refuse_defects(reading.defects)
     if not reading.rows:
         raise DataError(
             "no row of it can be used",
@@ -94,10 +94,10 @@ def usable(reading: Reading[R]) -> tuple[Row[R], ...]:
 
 def refuse_leakage(first: Reading[A], second: Reading[B]) -> None:
     """Raise DataError if a prompt stands in both, as in data to train on and data to test with."""
-    _refuse(leakage(first, second))
+    refuse_defects(leakage(first, second))
 
 
-def _refuse(defects: Sequence[Defect]) -> None:
+def refuse_defects(defects: Sequence[Defect]) -> None:
     """Raise DataError if any of these stops a stage; it shows the first few and counts the rest."""
     stopping = [defect for defect in defects if defect.effect == "stops"]
     if not stopping:

@@ -107,14 +107,15 @@ def read_messages(row: RawRow) -> Demonstration:
 
 def read_completion(row: RawRow) -> Demonstration:
     """`prompt` + `completion`, plain or as chats; `keywords` if known."""
-    if "label" in row:
-        raise RowError(
-            "wrong value",
-            "a rated response is not a demonstration",
-            field="label",
-            found=excerpt(row["label"]),
-            fix="keep the rows that are labelled good, without the `label`",
-        )
+    for field in ("label", "grade"):
+        if field in row:
+            raise RowError(
+                "wrong value",
+                "a rated response is not a demonstration",
+                field=field,
+                found=excerpt(row[field]),
+                fix=f"keep the rows that are rated good, without the `{field}`",
+            )
     prompt, response = _prompt_and_completion(row)
     return Demonstration(prompt=prompt, response=response, keywords=keywords_of(row))
 
@@ -132,6 +133,21 @@ def read_rating(row: RawRow) -> Rating:
             fix="write true for a good response, false for a bad one",
         )
     return Rating(prompt=prompt, response=response, label=label)
+
+
+def read_grade(row: RawRow) -> Rating:
+    """`prompt` + `completion` + `grade`, a whole number from 1, bad, to 7, good."""
+    prompt, response = _prompt_and_completion(row)
+    grade = row["grade"]
+    if isinstance(grade, bool) or not isinstance(grade, int) or grade not in range(1, 8):
+        raise RowError(
+            "wrong value",
+            "`grade` must be a whole number from 1 to 7",
+            field="grade",
+            found=excerpt(grade),
+            fix="write 1 for the worst and 7 for the best response",
+        )
+    return Rating(prompt=prompt, response=response, grade=grade)
 
 
 def _prompt_and_completion(row: RawRow) -> tuple[Prompt, str]:
@@ -175,7 +191,10 @@ def _has_chat(row: RawRow) -> bool:
     return isinstance(row["chosen"], list) or isinstance(row["rejected"], list)
 
 
-RATINGS: Mapping[str, Shape[Rating]] = {"rating": Shape(("prompt", "completion", "label"), read_rating)}
+RATINGS: Mapping[str, Shape[Rating]] = {
+    "rating": Shape(("prompt", "completion", "label"), read_rating),
+    "grade": Shape(("prompt", "completion", "grade"), read_grade),
+}
 PLAIN_DEMONSTRATIONS: Mapping[str, Shape[Demonstration]] = {
     "messages": Shape(("messages",), read_messages),
     "completion": Shape(("prompt", "completion"), read_completion),

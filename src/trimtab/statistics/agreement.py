@@ -29,7 +29,7 @@ def raw_agreement(ratings: Ratings, *, seed: int, level: float = 0.95) -> RateIn
     Raises:
         ValueError: fewer than two raters, rows of different length, or no item that two of them judged.
     """
-    counts = _label_counts(ratings, sorted_labels=_any_order)
+    counts, _ = _label_counts(ratings, sorted_labels=_any_order)
     present = counts.sum(axis=1)
     agreeing = (counts * (counts - 1)).sum(axis=1) / (present * (present - 1))
     return rate_interval(agreeing, seed=seed, level=level)
@@ -70,7 +70,14 @@ def cohens_kappa(
     return _over_items(cells.reshape(len(both), -1), _kappa, seed=seed, level=level, rounds=rounds)
 
 
-def nominal_alpha(ratings: Ratings, *, seed: int, level: float = 0.95, rounds: int = 2_000) -> Interval:
+def nominal_alpha(
+    ratings: Ratings,
+    *,
+    seed: int,
+    level: float = 0.95,
+    rounds: int = 2_000,
+    clusters: Sequence[Hashable] | None = None,
+) -> Interval:
     """Krippendorff's alpha of any number of raters, all different labels being equally different.
 
     1 is full agreement, 0 what chance would give, below 0 systematic disagreement. The interval is BCa
@@ -78,26 +85,38 @@ def nominal_alpha(ratings: Ratings, *, seed: int, level: float = 0.95, rounds: i
 
     Args:
         ratings: [A][N], None where missing.
+        clusters: [N] what each item is a part of, such as the ranking that implies a pair: the bootstrap
+            draws clusters whole, and they are what the interval counts. None: each item stands alone.
     Raises:
         ValueError: as `raw_agreement`; one label only, where alpha is undefined; fewer than 100 rounds.
     Source: Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability"; 2004, Human Communication
         Research 30(3), 411-433.
     """
-    counts = _label_counts(ratings, sorted_labels=_any_order)
-    return _alpha(counts, _nominal_distances, seed=seed, level=level, rounds=rounds)
+    counts, kept = _label_counts(ratings, sorted_labels=_any_order)
+    units = _cluster_numbers(clusters, kept)
+    return _alpha(counts, units, _nominal_distances, seed=seed, level=level, rounds=rounds)
 
 
-def ordinal_alpha(ratings: Ratings, *, seed: int, level: float = 0.95, rounds: int = 2_000) -> Interval:
+def ordinal_alpha(
+    ratings: Ratings,
+    *,
+    seed: int,
+    level: float = 0.95,
+    rounds: int = 2_000,
+    clusters: Sequence[Hashable] | None = None,
+) -> Interval:
     """Krippendorff's alpha for ordered labels: two are as different as there are ratings between them.
 
     Args:
         ratings: [A][N] numbers, of which only the order counts; None where missing.
+        clusters: as for `nominal_alpha`.
     Raises:
         ValueError: as `nominal_alpha`, or a label that is no number.
     Source: as `nominal_alpha`.
     """
-    counts = _label_counts(ratings, sorted_labels=_by_size)
-    return _alpha(counts, _ordinal_distances, seed=seed, level=level, rounds=rounds)
+    counts, kept = _label_counts(ratings, sorted_labels=_by_size)
+    units = _cluster_numbers(clusters, kept)
+    return _alpha(counts, units, _ordinal_distances, seed=seed, level=level, rounds=rounds)
 
 
 def _present(label: Hashable | None) -> Hashable | None:
@@ -119,15 +138,16 @@ def _by_size(labels: set[Hashable]) -> list[Hashable]:
 
 def _label_counts(
     ratings: Ratings, *, sorted_labels: Callable[[set[Hashable]], list[Hashable]]
-) -> FloatArray:
-    """[N, C] how many raters gave each label to each item; items with fewer than two ratings left out."""
+) -> tuple[FloatArray, list[int]]:
+    """[N, C] how many raters gave each label to each item that two or more rated; which items these are."""
     if len(ratings) < 2 or len({len(row) for row in ratings}) != 1:
         raise ValueError("agreement needs two or more raters with one entry for each item")
     items = [
         [label for label in map(_present, column) if label is not None]
         for column in zip(*ratings, strict=True)
     ]
-    items = [item for item in items if len(item) > 1]
+    kept = [index for index, item in enumerate(items) if len(item) > 1]
+    items = [items[index] for index in kept]
     if not items:
         raise ValueError("no item was judged by two raters")
     labels = sorted_labels({label for item in items for label in item})
@@ -136,7 +156,15 @@ def _label_counts(
     for index, item in enumerate(items):
         for label in item:
             counts[index, position[label]] += 1
-    return counts
+    return counts, kept
+
+
+def _cluster_numbers(clusters: Sequence[Hashable] | None, kept: Sequence[int]) -> list[int]:
+    """[N] the number of each kept item's cluster, from 0 without gaps."""
+    if clusters is None:
+        return list(range(len(kept)))
+    numbers: dict[Hashable, int] = {}
+    return [numbers.setdefault(clusters[index], len(numbers)) for index in kept]
 
 
 def _kappa(tables: FloatArray) -> FloatArray:
@@ -150,18 +178,21 @@ def _kappa(tables: FloatArray) -> FloatArray:
 
 def _alpha(
     counts: FloatArray,
+    units: Sequence[int],
     distances: Callable[[FloatArray], FloatArray],
     *,
     seed: int,
     level: float,
     rounds: int,
 ) -> Interval:
-    """1 - observed / expected disagreement, from each item's coincidences."""
+    """1 - observed / expected disagreement, from the coincidences within each unit that is drawn."""
     labels = counts.shape[1]
     if labels < 2:
         raise ValueError("alpha needs more than one label: with one, agreement and chance are the same")
     pairs = counts[:, :, None] * counts[:, None, :] - np.eye(labels) * counts[:, :, None]
     coincidences = (pairs / (counts.sum(axis=1) - 1)[:, None, None]).reshape(len(counts), -1)
+    drawn = np.zeros((max(units) + 1, labels * labels))
+    np.add.at(drawn, list(units), coincidences)
 
     def alphas(sums: FloatArray) -> FloatArray:
         together = sums.reshape(-1, labels, labels)
@@ -172,7 +203,7 @@ def _alpha(
         expected = np.einsum("rc,rk,rck->r", totals, totals, apart) / (n - 1)
         return _ratio(expected - observed, expected)
 
-    return _over_items(coincidences, alphas, seed=seed, level=level, rounds=rounds)
+    return _over_items(drawn, alphas, seed=seed, level=level, rounds=rounds)
 
 
 def _nominal_distances(totals: FloatArray) -> FloatArray:

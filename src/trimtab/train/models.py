@@ -138,7 +138,7 @@ def require_positions(model: PreTrainedModel, settings: StageSettings) -> None:
 
 def describe_parent(run: Run, role: str, source: str) -> None:
     """Keep in run.json what a model was loaded from, and the hash of its weights."""
-    fact = {"source": source, "finished": finished(source), "weights_sha256": _weights_hash(resolve(source))}
+    fact = {"source": source, "finished": finished(source), "weights_sha256": weights_hash(resolve(source))}
     run.describe_input("parents", role, fact)
 
 
@@ -151,7 +151,7 @@ def finish(trained: Policy | Scorer, run: Run) -> None:
     progress.say(f"  saved {run.folder / 'model'}")
 
 
-def _weights_hash(resolved: Path | str) -> str:
+def weights_hash(resolved: Path | str) -> str:
     """SHA-256 over a local folder's weight files or a GGUF file; empty for a hub id."""
     path = Path(resolved)
     if path.is_file():

@@ -49,6 +49,8 @@ class Manifest:
     left_out: Mapping[str, int]
     """Reason -> records."""
     splits: Mapping[str, SplitFile]
+    about: Mapping[str, object]
+    """What the writer knows of the records beyond them: where they are from, what was not handed over."""
 
     def as_dict(self) -> dict[str, object]:
         """For JSON."""

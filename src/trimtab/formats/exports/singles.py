@@ -21,6 +21,15 @@ PROMPT_COMPLETION: Mapping[str, ColumnKind] = {
 MESSAGES: Mapping[str, ColumnKind] = {"messages": "messages", "keywords": "texts"}
 NO_KEYWORDS: Mapping[str, object] = {"keywords": []}
 
+RATINGS: Mapping[str, ColumnKind] = {
+    "prompt": "prompt",
+    "completion": "answer",
+    "label": "truth",
+    "grade": "whole",
+    "judge": "text",
+}
+RATINGS_UNKNOWN: Mapping[str, object] = {"label": None, "grade": None, "judge": ""}
+
 
 def prompt_completion(demonstration: Demonstration, number: int) -> list[RawRow]:
     """`prompt` and `completion`."""
@@ -44,12 +53,22 @@ def unpaired_preference(rating: Rating, number: int) -> list[RawRow]:
     check_prompt_filled(rating.prompt)
     if rating.label is None:
         raise LeftOut("no label")
-    row = {
+    return [_rating(rating)]
+
+
+def ratings(rating: Rating, number: int) -> list[RawRow]:
+    """`prompt`, `completion`, and the `grade` from 1 to 7 or the `label` that somebody gave."""
+    check_prompt_filled(rating.prompt)
+    return [_rating(rating)]
+
+
+def _rating(rating: Rating) -> dict[str, object]:
+    known = {"label": rating.label, "grade": rating.grade, "judge": rating.judge or None}
+    return {
         "prompt": prompt_json(rating.prompt),
         "completion": answer_json(rating.prompt, rating.response),
-        "label": rating.label,
+        **{name: value for name, value in known.items() if value is not None},
     }
-    return [row | ({"judge": rating.judge} if rating.judge else {})]
 
 
 def _keywords(demonstration: Demonstration) -> dict[str, object]:

@@ -44,6 +44,14 @@ EXPORTS: Mapping[str, ExportShape[Any]] = {
         unknown=pairs.UNPAIRED_UNKNOWN,
         undecided="leave_out",
     ),
+    "ratings": ExportShape(
+        holds=Rating,
+        what="trimtab's own ratings: responses with a grade from 1 to 7, or labelled good or bad",
+        rows=singles.ratings,
+        columns=singles.RATINGS,
+        unknown=singles.RATINGS_UNKNOWN,
+        undecided="none",
+    ),
     "prompt_completion": ExportShape(
         holds=Demonstration,
         what="TRL prompt-completion",

@@ -66,6 +66,7 @@ def write_export(
     shares: Mapping[str, float],
     seed: int,
     ties: Ties = "leave_out",
+    about: Mapping[str, object] | None = None,
 ) -> Manifest:
     """Write `SPLIT.KIND` for every split that got a record, then `manifest.json`.
 
@@ -77,6 +78,7 @@ def write_export(
         file_kind: one of the shape's.
         shares: split name -> expected share of the prompts, as `split_by_prompt` takes them.
         ties: what pairs to make where nobody won; anything but `leave_out` only for a shape that asks.
+        about: JSON to keep in the manifest as it is.
     Raises:
         ConfigError: a name, kind, share or choice that does not exist or does not fit the shape.
         DataError: the folder holds something, a record is of another kind than the shape's, text that is no
@@ -110,6 +112,7 @@ def write_export(
         rows=len(_rows(pieces)),
         left_out=left_out,
         splits={split: _split_file(split, part, files, order) for split, part in by_split.items()},
+        about=about or {},
     )
     for name, data in files.items():
         write_bytes(Path(folder) / name, data)

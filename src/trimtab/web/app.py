@@ -1,0 +1,27 @@
+"""The application: routes, what every request passes through, what is answered when something is refused."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.staticfiles import StaticFiles
+
+from trimtab.feedback.store.store import Store
+from trimtab.web import admin, judging, people, refusals, sign_in, work
+from trimtab.web.rendering import Pages
+from trimtab.web.security import Attempts, Guard
+from trimtab.web.settings import WebSettings
+
+
+def make_app(store: Store, settings: WebSettings) -> FastAPI:
+    """The pages over one open store; who makes it closes the store."""
+    app = FastAPI(title="trimtab feedback", openapi_url=None, docs_url=None, redoc_url=None)
+    app.state.store = store
+    app.state.settings = settings
+    app.state.pages = Pages()
+    app.state.attempts = Attempts(settings.attempts_within)
+    for module in (sign_in, work, judging, admin, people):
+        app.include_router(module.router)
+    app.mount("/static", StaticFiles(packages=[("trimtab.web", "static")]))
+    app.add_middleware(Guard, settings=settings)
+    refusals.add_to(app)
+    return app
