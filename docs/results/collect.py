@@ -62,6 +62,7 @@ def _frontier(axes: Any, policies: Sequence[PolicyResult]) -> None:
     for policy in policies:
         kl, reward = policy.kl, policy.judge_reward
         if reward is not None:
+            colour = COLOURS.get(policy.method, OTHER_COLOUR)
             axes.errorbar(
                 kl.estimate,
                 reward.estimate,
@@ -69,15 +70,15 @@ def _frontier(axes: Any, policies: Sequence[PolicyResult]) -> None:
                 yerr=[[reward.estimate - reward.low], [reward.high - reward.estimate]],
                 fmt="o",
                 capsize=3,
-                color=COLOURS.get(policy.method, OTHER_COLOUR),
-                label=policy.name,
+                color=colour,
             )
+            place = (kl.estimate, reward.estimate)
+            axes.annotate(policy.name, place, (7, -13), textcoords="offset points", color=colour)
     axes.set_xlabel("KL from the SFT model, nats per response")
     axes.set_ylabel("mean reward by the judge")
     axes.set_title("reward against KL", loc="left")
-    if axes.has_data():
-        axes.legend(frameon=False)
-    else:
+    axes.margins(x=0.22, y=0.12)
+    if not axes.has_data():
         axes.text(0.5, 0.5, "the judge gives no scores", ha="center", transform=axes.transAxes)
 
 
@@ -108,9 +109,12 @@ def _bars(axes: Any, methods: Sequence[MethodCost]) -> None:
         left = 0.0
         for stage in method.stages:
             minutes = stage.wall_s / 60
-            axes.barh(place, minutes, left=left, color=SHADES.get(stage.stage, OWN_SHADE), height=0.5)
+            shade = SHADES.get(stage.stage, OWN_SHADE)
+            axes.barh(place, minutes, left=left, color=shade, height=0.5)
             if minutes > 0.12 * longest:
-                axes.text(left + minutes / 2, place, stage.stage, ha="center", va="center", fontsize=8)
+                ink = "white" if shade == OWN_SHADE else "black"
+                middle = {"ha": "center", "va": "center", "fontsize": 8, "color": ink}
+                axes.text(left + minutes / 2, place, stage.stage, **middle)
             left += minutes
     names = [
         f"{method.method.upper()}\nwithout {', '.join(method.missing)}"
