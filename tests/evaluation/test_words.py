@@ -1,7 +1,7 @@
 """Words and matching in scripts that the usual tokenizers drop or break."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trimtab.evaluation.words import fold, normalise, words
@@ -44,6 +44,7 @@ def test_normalising(text, expected):
 
 
 @given(st.text())
+@example("C:\u0327")
 def test_folding_and_normalising_twice_is_once(text):
     assert fold(fold(text)) == fold(text)
     assert normalise(normalise(text)) == normalise(text)

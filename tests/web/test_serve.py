@@ -55,6 +55,23 @@ def test_the_first_admin_is_made_once(store: Store) -> None:
     assert store.redeem_sign_in(token) == person
 
 
+def test_a_lost_first_link_has_a_way_back(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "_run", lambda store, settings, listening: None)
+    place = str(Path(store.name).resolve())
+
+    def said() -> str:
+        lines: list[str] = []
+        serve(place, port=0, say=lines.append)
+        return "\n".join(lines)
+
+    assert "Come in once" in said()
+    again = said()
+    assert "Come in once" not in again and "trimtab feedback users link admin" in again
+    (person,) = store.people()
+    store.set_password(person.id, "correct horse battery staple")
+    assert "users link" not in said()
+
+
 def test_other_addresses_need_an_admin_with_a_password(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[frozenset[str]] = []
     monkeypatch.setattr(serving, "_run", lambda store, settings, listening: ran.append(settings.hosts))

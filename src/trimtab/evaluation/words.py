@@ -80,7 +80,8 @@ def normalise(text: str) -> str:
     Source: Rajpurkar et al. 2016, arXiv:1606.05250, the official evaluation script.
     """
     kept = "".join(character for character in fold(text) if not _is_punctuation(character))
-    return " ".join(word for word in kept.split() if word not in ARTICLES)
+    # Folded again: a mark whose punctuation is gone joins the letter before it.
+    return " ".join(word for word in fold(kept).split() if word not in ARTICLES)
 
 
 @cache

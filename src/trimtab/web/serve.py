@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import shlex
 import socket
 import threading
 import webbrowser
@@ -13,6 +14,7 @@ import psutil
 import uvicorn
 
 from trimtab.errors import FeedbackError
+from trimtab.feedback.store.facts import Person
 from trimtab.feedback.store.store import Store, open_store
 from trimtab.web.app import make_app
 from trimtab.web.people import enter_address
@@ -59,6 +61,8 @@ def serve(
             if page:
                 say(f"Come in once, as {FIRST_ADMIN!r}: {page}")
                 say("This link is shown only now; choose a password under Account.")
+            elif hint := _hint_without_password(store):
+                say(hint)
             say("Ctrl-C stops the server.")
             if open_browser:
                 # The socket listens already: the browser's request waits until the server is up.
@@ -96,8 +100,21 @@ def known_names(host: str, names: Iterable[str] = ()) -> frozenset[str]:
     return frozenset(found)
 
 
+def _admins(store: Store) -> list[Person]:
+    return [person for person in store.people() if person.role == "admin" and person.active]
+
+
+def _hint_without_password(store: Store) -> str:
+    """For whoever let the first link lapse; empty where an admin can sign in."""
+    admins = _admins(store)
+    if not admins or any(person.has_password for person in admins):
+        return ""
+    name = shlex.quote(admins[0].name)
+    return f"No admin has a password yet. For another link: trimtab feedback users link {name}"
+
+
 def _refuse_without_admin(store: Store, host: str) -> None:
-    if any(person.role == "admin" and person.active and person.has_password for person in store.people()):
+    if any(person.has_password for person in _admins(store)):
         return
     raise FeedbackError(
         "other machines could reach these pages, and no admin has a password",

@@ -47,7 +47,9 @@ const queue = new Queue({ shelf, csrf, onChange: showState, onDone: answered });
 function paint() {
   const entry = entries[0] ?? null;
   if (entry === shown) return;
-  const hadFocus = document.activeElement === document.body || main.contains(document.activeElement);
+  const focused = document.activeElement;
+  // From a field too: it may be about to be hidden, and would swallow the next key.
+  const moves = focused === document.body || main.contains(focused) || isTyping(focused);
   if (shown?.article) shown.article.hidden = true;
   shown = entry;
   byId("nothing").hidden = entry !== null;
@@ -55,7 +57,7 @@ function paint() {
   if (entry) {
     build(entry).hidden = false;
     scrollTo(0, 0);
-    if (hadFocus) entry.article.focus({ preventScroll: true });
+    if (moves) entry.article.focus({ preventScroll: true });
     kind.open({ ...entry, draft: draftOf(entry.task) });
     stopwatch.start();
   }
