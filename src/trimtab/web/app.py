@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 
@@ -11,10 +15,21 @@ from trimtab.web.rendering import Pages
 from trimtab.web.security import Attempts, Guard
 from trimtab.web.settings import WebSettings
 
+THREADS = 2
+"""That ask the store at a time. More wait for the one writer and for each other: docs/log.md has the figures."""
+
+
+@asynccontextmanager
+async def _few_threads(app: FastAPI) -> AsyncIterator[None]:
+    current_default_thread_limiter().total_tokens = THREADS
+    yield
+
 
 def make_app(store: Store, settings: WebSettings) -> FastAPI:
     """The pages over one open store; who makes it closes the store."""
-    app = FastAPI(title="trimtab feedback", openapi_url=None, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="trimtab feedback", openapi_url=None, docs_url=None, redoc_url=None, lifespan=_few_threads
+    )
     app.state.store = store
     app.state.settings = settings
     app.state.pages = Pages()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import shlex
 import socket
+import sys
 import threading
 import webbrowser
 from collections.abc import Callable, Iterable
@@ -21,6 +22,8 @@ from trimtab.web.people import enter_address
 from trimtab.web.settings import LOOPBACK, WebSettings
 
 FIRST_ADMIN = "admin"
+SWITCH = 0.0005
+"""Seconds between two looks at whether another thread wants to run."""
 SECONDS_TO_FINISH = 5
 """How long requests that are under way may take when the server is stopped."""
 
@@ -137,10 +140,12 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 def _run(store: Store, settings: WebSettings, listening: socket.socket) -> None:
+    # A thread that computes gives way to one that has an answer to send after so long, not after 5 ms.
+    sys.setswitchinterval(SWITCH)
     config = uvicorn.Config(
         make_app(store, settings),
         ws="none",
-        lifespan="off",
+        lifespan="on",
         log_level="warning",
         access_log=False,  # it would name people's links
         server_header=False,
