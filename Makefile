@@ -10,7 +10,7 @@ test test-slow mutants: export HF_HUB_OFFLINE := 1
 # Long measurements keep what they have done beside the checkout, and go on from there.
 OUT ?= ../trimtab-measured
 
-.PHONY: install demo demo-real test test-slow bench-demo lab bench-trl mutants check format clean
+.PHONY: install demo demo-real test test-slow bench-demo bench-feedback lab bench-trl mutants check format clean
 
 install: $(INSTALLED)
 
@@ -34,6 +34,10 @@ test-slow: install  ## at most 40 minutes: the real SmolLM2 path
 
 bench-demo: install  ## the demo with three seeds, beside what it promises: about 15 quiet minutes, resumable
 	$(BIN)/python benchmarks/demo_seeds.py --out $(OUT)/demo
+
+bench-feedback: install  ## the feedback server under load and killed, on SQLite and PostgreSQL: about 20 quiet minutes, resumable
+	$(BIN)/python benchmarks/feedback_load.py --out $(OUT)/feedback
+	$(BIN)/python benchmarks/feedback_kills.py --out $(OUT)/feedback
 
 lab: install  ## the trainers in worlds with a known optimum: about 90 minutes, resumable
 	$(BIN)/python benchmarks/lab.py --out $(OUT)/lab

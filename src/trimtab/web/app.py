@@ -16,7 +16,7 @@ from trimtab.web.security import Attempts, Guard
 from trimtab.web.settings import WebSettings
 
 THREADS = 2
-"""That ask the store at a time. More wait for the one writer and for each other: docs/log.md has the figures."""
+"""That ask the store at a time; more wait for the one writer and for each other (figures: docs/log.md)."""
 
 
 @asynccontextmanager
