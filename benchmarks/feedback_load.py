@@ -67,6 +67,8 @@ class Load:
     server_cpu: float
     """Share of one core."""
     people_cpu: float
+    rest_cpu: float
+    """Of everything else on the machine: PostgreSQL, and whatever disturbs the measurement."""
     server_mib: float
 
     @property
@@ -173,9 +175,12 @@ def apply(
     people = [Annotator(seat, server.port, project, chance) for seat in seats]
     moments = feedback_people.schedule(chance, len(seats), rate, judgments)
     cpu, own, begun = server.used()[0], time.process_time(), time.perf_counter()
+    all_before = feedback_site.busy_seconds()
     backlog = asyncio.run(_together(people, moments))
     wall = time.perf_counter() - begun
     after, memory = server.used()
+    server_cpu, people_cpu = (after - cpu) / wall, (time.process_time() - own) / wall
+    all_cpu = (feedback_site.busy_seconds() - all_before) / wall
     votes = list(all_votes(people))
     print(f"  {rate:.0f} a second: {len(votes)} judgments in {wall:.0f} s", file=sys.stderr, flush=True)
     load = Load(
@@ -185,12 +190,13 @@ def apply(
         service=_times([vote.answered - vote.sent[-1] for vote in votes if vote.answered is not None]),
         claim=_times([seconds for person in people for seconds in person.claim_seconds]),
         lag=_times([seconds for person in people for seconds in person.lag_seconds]),
-        resent=sum(len(vote.sent) - 1 for vote in votes),
+        resent=sum(max(0, len(vote.sent) - 1) for vote in votes),
         backlog=backlog,
         unanswered=judgments - sum(vote.answered is not None for vote in votes),
         wall_s=wall,
-        server_cpu=(after - cpu) / wall,
-        people_cpu=(time.process_time() - own) / wall,
+        server_cpu=server_cpu,
+        people_cpu=people_cpu,
+        rest_cpu=max(0.0, all_cpu - server_cpu - people_cpu),
         server_mib=memory / 1024**2,
     )
     return load, votes
@@ -256,9 +262,11 @@ def _cells(load: Load) -> tuple[str, ...]:
 
 
 def _steps(one: Measured) -> list[str]:
-    lines = _head(f"{one.store}, a second", *_TIMES, "backlog", "server's core", "people's core", "holds")
+    lines = _head(
+        f"{one.store}, a second", *_TIMES, "backlog", "server's core", "people's", "of the rest", "holds"
+    )
     for load in (one.load, *one.steps):
-        cores = (f"{load.server_cpu:.0%}", f"{load.people_cpu:.0%}")
+        cores = tuple(f"{share:.0%}" for share in (load.server_cpu, load.people_cpu, load.rest_cpu))
         holds = "yes" if load.holds else "no"
         lines.append(_row(f"{load.rate:.0f}", *_cells(load), load.backlog, *cores, holds))
     return lines

@@ -248,6 +248,12 @@ def _is_user(name: str) -> bool:
     return True
 
 
+def busy_seconds() -> float:
+    """Seconds of processor time that the machine has spent, over all cores."""
+    times = psutil.cpu_times()
+    return float(times.user + times.nice + times.system + times.irq + times.softirq)
+
+
 def machine(folder: Path) -> dict[str, object]:
     """What the figures depend on."""
     return {
