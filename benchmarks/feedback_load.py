@@ -244,6 +244,7 @@ def table(done: Sequence[Measured]) -> str:
 
 
 _TIMES = ("p50", "p95", "p99", "longest", "claim p95", "people late, p99")
+_CORES = ("server's core", "people's core", "core of the rest")
 _HELD = ("acknowledged", "stored", "lost", "doubled", "changed", "extra")
 
 
@@ -262,9 +263,7 @@ def _cells(load: Load) -> tuple[str, ...]:
 
 
 def _steps(one: Measured) -> list[str]:
-    lines = _head(
-        f"{one.store}, a second", *_TIMES, "backlog", "server's core", "people's", "of the rest", "holds"
-    )
+    lines = _head(f"{one.store}, a second", *_TIMES, "backlog", *_CORES, "holds")
     for load in (one.load, *one.steps):
         cores = tuple(f"{share:.0%}" for share in (load.server_cpu, load.people_cpu, load.rest_cpu))
         holds = "yes" if load.holds else "no"
