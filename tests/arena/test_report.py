@@ -346,22 +346,9 @@ def test_the_files_are_written_and_only_they(findings, tmp_path):
     assert write_report(path, findings).read_bytes() == first
 
 
-@pytest.fixture(scope="module")
-def browser():
-    """Chromium, as the system has it."""
-    sync_api = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("needs chromium")
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
-def opened(browser, path, **options):
+def opened(chromium, path, **options):
     """The page, and what its console said."""
-    tab, said = browser.new_page(**{"viewport": {"width": 1440, "height": 900}, **options}), []
+    tab, said = chromium.new_page(**{"viewport": {"width": 1440, "height": 900}, **options}), []
     tab.on("console", lambda message: said.append(message.text))
     tab.on("pageerror", lambda error: said.append(str(error)))
     tab.on("request", lambda request: said.append(request.url) if request.url != path.as_uri() else None)
@@ -370,9 +357,9 @@ def opened(browser, path, **options):
 
 
 @pytest.mark.slow
-def test_in_a_browser_the_pictures_appear_and_the_attack_does_not_run(findings, tmp_path, browser):
+def test_in_a_browser_the_pictures_appear_and_the_attack_does_not_run(findings, tmp_path, chromium):
     path = write_report(tmp_path / "report.html", attacked(findings, ATTACK))
-    tab, said = opened(browser, path)
+    tab, said = opened(chromium, path)
     pictures = tab.locator("[data-figure]")
     for index in range(pictures.count()):
         pictures.nth(index).scroll_into_view_if_needed()
@@ -385,11 +372,11 @@ def test_in_a_browser_the_pictures_appear_and_the_attack_does_not_run(findings, 
 
 
 @pytest.mark.slow
-def test_in_a_browser_a_line_of_a_megabyte_is_text(findings, tmp_path, browser):
+def test_in_a_browser_a_line_of_a_megabyte_is_text(findings, tmp_path, chromium):
     line = "<b>" + "w" * 1_000_000
     samples = (dataclasses.replace(findings.samples[0], prompt=line),)
     path = write_report(tmp_path / "report.html", dataclasses.replace(findings, samples=samples))
-    tab, said = opened(browser, path)
+    tab, said = opened(chromium, path)
     tab.locator(".sample").first.click()
     assert tab.locator(".sample .text").first.inner_text() == line
     width = tab.evaluate("document.documentElement.scrollWidth")
@@ -397,7 +384,7 @@ def test_in_a_browser_a_line_of_a_megabyte_is_text(findings, tmp_path, browser):
 
 
 @pytest.mark.slow
-def test_in_a_browser_two_thousand_samples_open_at_once_and_can_be_searched(findings, tmp_path, browser):
+def test_in_a_browser_two_thousand_samples_open_at_once_and_can_be_searched(findings, tmp_path, chromium):
     samples = tuple(
         dataclasses.replace(findings.samples[index % 3], prompt=f"prompt number {index}")
         for index in range(2000)
@@ -406,7 +393,7 @@ def test_in_a_browser_two_thousand_samples_open_at_once_and_can_be_searched(find
     seconds = []
     for _ in range(3):
         began = time.perf_counter()
-        tab, said = opened(browser, path)
+        tab, said = opened(chromium, path)
         seconds.append(time.perf_counter() - began)
     assert min(seconds) < 2, seconds
     tab.fill("#words", "Number 1234")
@@ -419,11 +406,11 @@ def test_in_a_browser_two_thousand_samples_open_at_once_and_can_be_searched(find
 
 
 @pytest.mark.slow
-def test_in_a_browser_the_filter_searches_prompts_and_answers_and_nothing_else(findings, tmp_path, browser):
+def test_in_a_browser_the_filter_searches_prompts_and_answers_and_nothing_else(findings, tmp_path, chromium):
     first, *others = findings.samples
     samples = (dataclasses.replace(first, preferred="", gap=None), *others)
     path = write_report(tmp_path / "report.html", dataclasses.replace(findings, samples=samples))
-    tab, said = opened(browser, path)
+    tab, said = opened(chromium, path)
 
     def found(words, verdict=""):
         tab.select_option("#verdict", verdict)
@@ -484,9 +471,9 @@ def drawn(tab):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("names", [LONG, {name: name for name in LONG}], ids=["long", "short"])
-def test_in_a_browser_a_phone_shows_names_and_numbers(findings, tmp_path, browser, names):
+def test_in_a_browser_a_phone_shows_names_and_numbers(findings, tmp_path, chromium, names):
     path = write_report(tmp_path / "report.html", renamed(findings, names))
-    tab, said = opened(browser, path, viewport={"width": 400, "height": 800})
+    tab, said = opened(chromium, path, viewport={"width": 400, "height": 800})
     tab.evaluate("document.querySelectorAll('details').forEach((box) => { box.open = true; })")
     drawn(tab)
     assert tab.evaluate("document.documentElement.scrollWidth") == 400
@@ -549,9 +536,9 @@ def contrast(one, other):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_in_a_browser_words_stand_out_from_their_ground(findings, tmp_path, browser, scheme):
+def test_in_a_browser_words_stand_out_from_their_ground(findings, tmp_path, chromium, scheme):
     path = write_report(tmp_path / "report.html", findings)
-    tab, _ = opened(browser, path, color_scheme=scheme)
+    tab, _ = opened(chromium, path, color_scheme=scheme)
     tab.evaluate("document.querySelectorAll('details').forEach((box) => { box.open = true; })")
     found = tab.evaluate(CONTRAST)
     weak = {where: contrast(ink, ground) for where, ink, ground in found if contrast(ink, ground) < 4.5}
@@ -565,12 +552,12 @@ def test_in_a_browser_words_stand_out_from_their_ground(findings, tmp_path, brow
 
 
 @pytest.mark.slow
-def test_in_a_browser_paper_holds_prompts_and_answers_and_no_controls(findings, tmp_path, browser):
+def test_in_a_browser_paper_holds_prompts_and_answers_and_no_controls(findings, tmp_path, chromium):
     reader = shutil.which("pdftotext")
     if reader is None:
         pytest.skip("needs pdftotext")
     path = write_report(tmp_path / "report.html", findings)
-    tab, said = opened(browser, path)
+    tab, said = opened(chromium, path)
     tab.locator(".sample summary").nth(1).click()
     tab.pdf(path=tmp_path / "report.pdf", format="A4")
     told = subprocess.run([reader, tmp_path / "report.pdf", "-"], capture_output=True, text=True, check=True)
@@ -595,8 +582,8 @@ def test_in_a_browser_paper_holds_prompts_and_answers_and_no_controls(findings, 
 
 
 @pytest.mark.slow
-def test_in_a_browser_the_keyboard_reaches_everything(findings, tmp_path, browser):
-    tab, said = opened(browser, write_report(tmp_path / "report.html", findings))
+def test_in_a_browser_the_keyboard_reaches_everything(findings, tmp_path, chromium):
+    tab, said = opened(chromium, write_report(tmp_path / "report.html", findings))
     reached = []
     for _ in range(60):
         tab.keyboard.press("Tab")
@@ -618,7 +605,7 @@ def test_in_a_browser_the_keyboard_reaches_everything(findings, tmp_path, browse
 
 
 @pytest.mark.slow
-def test_in_a_browser_a_summary_has_a_name_to_read_out(findings, tmp_path, browser):
-    tab, _ = opened(browser, write_report(tmp_path / "report.html", findings))
+def test_in_a_browser_a_summary_has_a_name_to_read_out(findings, tmp_path, chromium):
+    tab, _ = opened(chromium, write_report(tmp_path / "report.html", findings))
     said = tab.locator(".sample").first.aria_snapshot()
     assert "Prompt 1 DPO preferred · 1.50 apart" in said

@@ -7,7 +7,6 @@ and at 390 px. The texts are in hostile.json; the scripts in them would set `__p
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 import time
 from collections import Counter
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from trimtab.feedback.store.facts import Person, Project
 
 pytestmark = pytest.mark.slow
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 HOSTILE: list[str] = json.loads(Path(__file__).with_name("hostile.json").read_text(encoding="utf-8"))
 WIDE, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 PATIENCE = 30_000
@@ -161,18 +159,6 @@ class Desk:
         made = self.site.store.create_project(name, Settings(kind=kind, overlap=2), guidelines="be fair")
         self.site.store.add_items(made.id, items)
         return made
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

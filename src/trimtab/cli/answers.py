@@ -124,7 +124,11 @@ def judge(
         _refuse_company(by)
         question = Question(store=store, project=project, overlap=overlap, wait=wait)
         judge_by_people(comparisons, question, out, as_json=as_json)
-        return
+    else:
+        _judge_by_models(comparisons, by, out, device, as_json=as_json)
+
+
+def _judge_by_models(comparisons: str, by: list[str], out: Path, device: str, *, as_json: bool) -> None:
     from trimtab import formats
     from trimtab.arena.jury import load_jury
     from trimtab.arena.matches import judge_comparisons

@@ -84,14 +84,8 @@ def write_export(
         DataError: the folder holds something, a record is of another kind than the shape's, text that is no
             UTF-8, prompts of two kinds in one column, or no record can be exported.
     """
-    order = _Order(
-        name=shape,
-        shape=_chosen_shape(shape, file_kind, ties),
-        file_kind=file_kind,
-        shares=shares,
-        seed=seed,
-        ties=ties,
-    )
+    chosen = _chosen_shape(shape, file_kind, ties)
+    order = _Order(name=shape, shape=chosen, file_kind=file_kind, shares=shares, seed=seed, ties=ties)
     _check_split_names(shares)
     _check_empty(Path(folder))
     given = list(records)
