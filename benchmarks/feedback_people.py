@@ -1,6 +1,6 @@
 """Simulated annotators: they judge when their time comes, whatever the server does, as the page does it.
 
-Each claims five tasks ahead, judges the first at its scheduled time, and has a queue that sends one judgment
+Each claims eight tasks ahead, judges the first at its scheduled time, and has a queue that sends one judgment
 at a time, again and again with the same key until it is acknowledged. Claims go over a connection of their
 own. Latency counts from the scheduled time: what waits for a task, for the judgment before it or for the
 server, waits in the figures too.
@@ -26,7 +26,7 @@ from feedback_site import Seat
 from trimtab.feedback.records import Compared, Judgment
 from trimtab.feedback.store.store import open_store
 
-AHEAD, REFILL_BELOW, MOST_CLAIMED = 5, 4, 20
+AHEAD, REFILL_BELOW, MOST_CLAIMED = 8, 4, 20
 """As in judge.js."""
 FIRST_WAIT, LONGEST_WAIT = 0.05, 1.0
 """Before sending again, in seconds; shorter than the page's, to press harder."""

@@ -15,8 +15,8 @@ from starlette.responses import JSONResponse
 
 from trimtab.errors import FeedbackError, NotFoundError
 from trimtab.feedback.records import Draft, Judgment
-from trimtab.feedback.store.claiming import LEASE, shown_order
-from trimtab.feedback.store.facts import Project, StoredItem, Task
+from trimtab.feedback.store.claiming import LEASE
+from trimtab.feedback.store.facts import Task
 from trimtab.feedback.store.store import Store, utc_now
 from trimtab.web.sessions import AnyVisitor, ScriptSender, StoreOf
 from trimtab.web.shown import as_shown, in_item_order
@@ -71,15 +71,14 @@ class Json(JSONResponse):
 
 @router.post("/projects/{project:int}/claim")
 def claim(project: int, wanted: Claim, sender: ScriptSender, store: StoreOf) -> Json:
-    found = store.project(project)
     tasks = store.claim(project, sender.person.id, wanted.count)
-    return Json({"tasks": [task_json(task, found) for task in tasks]})
+    return Json({"tasks": [task_json(task) for task in tasks]})
 
 
 @router.post("/judgments")
 def save(vote: Vote, sender: ScriptSender, store: StoreOf) -> Json:
-    item = store.item(vote.item)
-    shown = _shown(store.project(item.project), item, sender.person.id, vote.round)
+    # The order is not sent: it would tell which answers come from the same place in each item.
+    shown = store.shown(vote.item, sender.person.id, vote.round)
     judgment = store.save(_draft(vote, sender.person.id, shown))
     return Json({"id": judgment.id, "extra": judgment.extra})
 
@@ -146,20 +145,15 @@ def _draft(vote: Vote, person: int, shown: tuple[int, ...]) -> Draft:
         ) from error
 
 
-def _shown(project: Project, item: StoredItem, person: int, round: int) -> tuple[int, ...]:
-    """Computed, not sent: it would tell which answers come from the same place in each item."""
-    return shown_order(project.seed, item.id, person, round, len(item.content.answers))
-
-
 def _task_of(said: Judgment, store: Store) -> dict[str, Any]:
     """The task that a judgment was about, as it was shown."""
     now: datetime = utc_now()
     task = Task(
         item=said.item,
-        project=said.project,
+        project=store.project(said.project),
         round=said.round,
         content=store.item(said.item).content,
         shown=said.shown,
         expires=now + LEASE,
     )
-    return task_json(task, store.project(said.project))
+    return task_json(task)

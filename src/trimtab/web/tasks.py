@@ -8,16 +8,16 @@ from __future__ import annotations
 from typing import Any
 
 from trimtab.feedback.records import Kind
-from trimtab.feedback.store.facts import Project, Task
+from trimtab.feedback.store.facts import Task
 from trimtab.hidden import visible
 from trimtab.records import Prompt
 from trimtab.web.differences import differences
 from trimtab.web.markdown import to_html
 
 
-def task_json(task: Task, project: Project) -> dict[str, Any]:
+def task_json(task: Task) -> dict[str, Any]:
     """The task for `judge.js`."""
-    kind = project.settings.kind
+    kind = task.project.settings.kind
     texts = [task.content.answers[index].text for index in task.shown]
     return {
         "item": task.item,
@@ -27,7 +27,7 @@ def task_json(task: Task, project: Project) -> dict[str, Any]:
         "answers": _answers(kind, texts),
         "context": [text_json(text) for text in task.content.context],
         "lease_until": task.expires.isoformat(),
-        "guidelines_version": project.guidelines,
+        "guidelines_version": task.project.guidelines,
     }
 
 

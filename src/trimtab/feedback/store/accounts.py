@@ -11,10 +11,19 @@ from trimtab.errors import ConflictError, FeedbackError, NotFoundError
 from trimtab.feedback.store.engine import insert
 from trimtab.feedback.store.facts import Person, Role
 from trimtab.feedback.store.passwords import password_fits, token_hash
-from trimtab.feedback.store.tables import leases, people, sessions, sign_ins
+from trimtab.feedback.store.tables import Moment, leases, people, sessions, sign_ins
 from trimtab.feedback.store.texts import check_name, folded
 
 _LOCK = select(people.c.active).where(people.c.id == bindparam("person")).with_for_update(key_share=True)
+_OF_SESSION = (
+    select(people)
+    .join(sessions, sessions.c.person == people.c.id)
+    .where(
+        sessions.c.hash == bindparam("hash"),
+        sessions.c.expires_at > bindparam("now", type_=Moment),
+        people.c.active,
+    )
+)
 
 
 def add_person(connection: Connection, name: str, role: Role, now: datetime) -> Person:
@@ -113,11 +122,7 @@ def start_session(connection: Connection, person: int, token: str, now: datetime
 
 
 def find_session(connection: Connection, token: str, now: datetime) -> Person | None:
-    row = connection.execute(
-        select(people)
-        .join(sessions, sessions.c.person == people.c.id)
-        .where(sessions.c.hash == token_hash(token), sessions.c.expires_at > now, people.c.active)
-    ).one_or_none()
+    row = connection.execute(_OF_SESSION, {"hash": token_hash(token), "now": now}).one_or_none()
     return None if row is None else _person(row)
 
 

@@ -146,7 +146,7 @@ def _keys(asked: Asked, tasks: Sequence[tuple[int, int]]) -> Iterator[dict[str, 
 def _task(asked: Asked, item: int, round: int, content: Item) -> Task:
     return Task(
         item=item,
-        project=asked.project.id,
+        project=asked.project,
         round=round,
         content=content,
         shown=shown_order(asked.project.seed, item, asked.person, round, len(content.answers)),

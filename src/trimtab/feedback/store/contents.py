@@ -11,7 +11,7 @@ from trimtab.errors import FeedbackError, NotFoundError
 from trimtab.feedback.records import Item, check_item
 from trimtab.feedback.store.facts import Project, StoredItem
 from trimtab.feedback.store.projects import lock_project
-from trimtab.feedback.store.tables import items
+from trimtab.feedback.store.tables import items, projects
 from trimtab.feedback.store.texts import dump_item, load_item
 
 CHUNK = 500
@@ -65,14 +65,27 @@ def all_items(connection: Connection, project: int) -> list[StoredItem]:
 def one_item(connection: Connection, item: int) -> StoredItem:
     row = connection.execute(select(items).where(items.c.id == item)).one_or_none()
     if row is None:
-        raise NotFoundError("no such item", where=f"item {item}")
+        raise _no_item(item)
     return _stored(row)
+
+
+def order_of(connection: Connection, item: int) -> tuple[int, int]:
+    """What the orders of the item's answers follow from: its project's seed, how many answers there are."""
+    query = select(projects.c.seed, items.c.body).join(projects, projects.c.id == items.c.project)
+    row = connection.execute(query.where(items.c.id == item)).one_or_none()
+    if row is None:
+        raise _no_item(item)
+    return row.seed, len(load_item(row.body).answers)
 
 
 def contents(connection: Connection, numbers: Sequence[int]) -> Mapping[int, Item]:
     """The items of these numbers."""
     query = select(items.c.id, items.c.body).where(items.c.id.in_(numbers))
     return {row.id: load_item(row.body) for row in connection.execute(query)}
+
+
+def _no_item(item: int) -> NotFoundError:
+    return NotFoundError("no such item", where=f"item {item}")
 
 
 def _stored(row: Row[Any]) -> StoredItem:

@@ -96,7 +96,7 @@ class Task:
     """
 
     item: int
-    project: int
+    project: Project
     round: int
     content: Item
     shown: tuple[int, ...]

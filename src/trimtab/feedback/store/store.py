@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 
@@ -43,6 +44,8 @@ Clock = Callable[[], datetime]
 
 SIGN_IN_FOR = timedelta(days=3)
 SESSION_FOR = timedelta(days=30)
+ORDERS = 100_000
+"""Items of which it is kept in memory in which orders they are shown: two numbers each."""
 
 
 def utc_now() -> datetime:
@@ -84,6 +87,8 @@ class Store:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._now = clock
+        # Neither ever changes; every save asks.
+        self._order_of = lru_cache(maxsize=ORDERS)(self._ask_order_of)
 
     def __enter__(self) -> Store:
         return self
@@ -182,7 +187,7 @@ class Store:
 
     def find_session(self, token: str) -> Person | None:
         """The active person of an unexpired session."""
-        with self._database.reading() as connection:
+        with self._database.asking() as connection:
             return accounts.find_session(connection, token, self._now())
 
     def end_session(self, token: str) -> None:
@@ -217,7 +222,7 @@ class Store:
             return projects.all_projects(connection)
 
     def project(self, project: int) -> Project:
-        with self._database.reading() as connection:
+        with self._database.asking() as connection:
             return projects.one_project(connection, project)
 
     def project_named(self, name: str) -> Project | None:
@@ -267,10 +272,15 @@ class Store:
             return contents.all_items(connection, project)
 
     def item(self, item: int) -> StoredItem:
-        with self._database.reading() as connection:
+        with self._database.asking() as connection:
             return contents.one_item(connection, item)
 
     # Work
+
+    def shown(self, item: int, person: int, round: int) -> tuple[int, ...]:
+        """The order in which the person sees the answers of an item; `claim` gives the same."""
+        seed, answers = self._order_of(item)
+        return claiming.shown_order(seed, item, person, round, answers)
 
     def claim(self, project: int, person: int, count: int) -> list[Task]:
         """Up to `count` tasks for the person, each held for `claiming.LEASE`; those held already come first.
@@ -341,3 +351,7 @@ class Store:
         """How far a project is."""
         with self._database.reading() as connection:
             return reading.count(connection, project, self._now())
+
+    def _ask_order_of(self, item: int) -> tuple[int, int]:
+        with self._database.asking() as connection:
+            return contents.order_of(connection, item)

@@ -11,7 +11,7 @@ import { Stopwatch } from "./stopwatch.js";
 import { Shelf } from "./store.js";
 import { buildTask, taskId } from "./tasks.js";
 
-const AHEAD = 5; // tasks that are claimed before they are needed
+const AHEAD = 8; // tasks that are claimed before they are needed, and that last while there is no connection
 const REFILL_BELOW = 4;
 const BUILT = 3; // tasks in the page: the one that is seen and two more
 const MOST_CLAIMED = 20; // the server's limit
