@@ -13,7 +13,13 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from trimtab.losses import logprobs
-from trimtab.losses.logprobs import TILE, token_kl, token_likeness, token_logprobs
+from trimtab.losses.logprobs import (
+    TILE,
+    token_kl,
+    token_likeness,
+    token_logprobs,
+    token_logprobs_and_entropy,
+)
 
 VOCABULARY = 9
 Problem = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -93,6 +99,39 @@ def test_gradients_of_logprobs_in_closed_form(temperature: float, tile: int) -> 
     theirs = by_logits @ weight, by_logits.T @ hidden, by_logits.sum(0)
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 2.0])
+@pytest.mark.parametrize("biased", ["with bias", "without"])
+def test_entropy_is_its_definition(temperature: float, biased: str, tile: int) -> None:
+    hidden, weight, bias, targets = problem()
+    level = bias if biased == "with bias" else None
+    logprobs, entropy = token_logprobs_and_entropy(hidden, weight, level, targets, temperature=temperature)
+    tables = softmaxes(hidden, weight, level, temperature)
+    expected = [-math.fsum(p * math.log(p) for p in table) for table in tables]
+    assert entropy.tolist() == exactly(expected)
+    assert torch.equal(logprobs, token_logprobs(hidden, weight, level, targets, temperature=temperature))
+    assert entropy.shape == (11,) and entropy.dtype == torch.float64
+
+
+def test_gradients_of_entropy_in_closed_form(tile: int) -> None:
+    """By the logits: -p (log p + H) / temperature, carried to states, weight and bias by hand."""
+    hidden, weight, bias, targets = problem()
+    coefficients = torch.linspace(-1, 2, 11, dtype=torch.float64)
+    _, entropy = token_logprobs_and_entropy(hidden, weight, bias, targets, temperature=0.7)
+    ours = torch.autograd.grad((entropy * coefficients).sum(), (hidden, weight, bias))
+    p = torch.tensor(softmaxes(hidden, weight, bias, 0.7), dtype=torch.float64)
+    by_logits = -p * (p.log() - (p * p.log()).sum(1, keepdim=True)) * coefficients[:, None] / 0.7
+    theirs = by_logits @ weight, by_logits.T @ hidden, by_logits.sum(0)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-13)
+
+
+def test_a_distribution_that_is_sure_has_no_entropy_and_an_even_one_the_most() -> None:
+    weight = torch.eye(5, dtype=torch.float64)
+    hidden = torch.tensor([[1000.0, 0, 0, 0, 0], [3.0, 3, 3, 3, 3]], dtype=torch.float64)
+    _, entropy = token_logprobs_and_entropy(hidden, weight, None, torch.tensor([0, 4]))
+    assert entropy.tolist() == exactly([0.0, math.log(5)])
 
 
 def test_gradients_of_logprobs_by_differences() -> None:

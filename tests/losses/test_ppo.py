@@ -18,6 +18,7 @@ from trimtab.losses.ppo import (
     dual_clipped_policy_loss,
     policy_loss,
     value_loss,
+    with_entropy_bonus,
     with_pretraining,
 )
 
@@ -365,6 +366,28 @@ def test_approximate_kl_is_half_the_squared_log_ratio() -> None:
     new, old = numbers(0.4, 0.2, 0.5).log(), numbers(0.2, 0.4, 0.5).log()
     half = math.log(2) ** 2 / 2
     assert approximate_kl(new, old).tolist() == pytest.approx([half, half, 0], rel=1e-12)
+
+
+# --- Entropy ---
+
+
+def test_the_bonus_is_taken_off_token_by_token() -> None:
+    loss, entropy = numbers(0.5, -1.0).requires_grad_(), numbers(2.0, 0.25).requires_grad_()
+    total = with_entropy_bonus(loss, entropy, weight=0.1)
+    assert total.tolist() == pytest.approx([0.3, -1.025], rel=1e-12)
+    gradients = torch.autograd.grad(total.sum(), (loss, entropy))
+    assert [one.tolist() for one in gradients] == [[1, 1], [-0.1, -0.1]]
+
+
+def test_without_weight_there_is_no_bonus() -> None:
+    loss = numbers(0.5, -1.0)
+    assert torch.equal(with_entropy_bonus(loss, numbers(2.0, 0.25), weight=0), loss)
+
+
+@pytest.mark.parametrize("weight", [-1e-9, -1.0, NAN])
+def test_the_weight_of_entropy_is_not_negative(weight: float) -> None:
+    with pytest.raises(ValueError, match=f"^weight must be >= 0, got {re.escape(str(weight))}$"):
+        with_entropy_bonus(numbers(0.0), numbers(0.0), weight=weight)
 
 
 # --- Pretraining ---

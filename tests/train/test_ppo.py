@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from tiny import tiny_llama, tiny_tokenizer
 from trimtab import formats
@@ -180,7 +182,7 @@ def test_weights_stand_for_repetitions(
     for place, index in ((0, 0), (1, 3), (2, 4)):
         torch.testing.assert_close(once.advantages[place], thrice.advantages[index], atol=1e-5, rtol=1e-4)
     summaries = [ppo._summary(made, found) for made, found in ((weighted, once), (repeated, thrice))]
-    for name in ("score", "score_std", "kl", "stopped", "length", "entropy"):
+    for name in ("score", "score_std", "kl", "stopped", "length"):
         assert summaries[0][name] == pytest.approx(summaries[1][name], rel=1e-5, abs=1e-6), name
 
 
@@ -211,6 +213,42 @@ def test_the_dual_clip_is_taken(
     assert single["policy_loss"] == pytest.approx(float(force.mean()), rel=1e-3)
     limited = torch.where(every < 0, -every * 3.0, -every * 1.2)
     assert dual["policy_loss"] == pytest.approx(float(limited.mean()), rel=1e-3)
+
+
+def test_the_entropy_is_the_policys_own(
+    models: PPOModels,
+    model_folder: Path,
+    rollouts: list[Rollout],
+    settings_of: Callable[..., Any],
+    unmoved: None,
+) -> None:
+    plain = AutoModelForCausalLM.from_pretrained(model_folder, attn_implementation="eager")
+    settings = settings_of("ppo", rollouts=12, minibatch=12, episodes=12)
+    experience = ppo.evaluate(models, rollouts, 0.1, settings)
+    seen = ppo.learn_minibatch(models, learners(models), experience, range(12), settings)
+    entropies = []
+    for one in rollouts:
+        prompt, response = list(one.example.prompt), list(one.example.responses[0].ids)
+        with torch.no_grad():
+            logits = plain(torch.tensor([prompt + response])).logits[0]
+        entropies += torch.distributions.Categorical(logits=logits[len(prompt) - 1 : -1]).entropy().tolist()
+    assert seen["entropy"] == pytest.approx(sum(entropies) / len(entropies), rel=1e-5)
+
+
+def test_an_entropy_bonus_makes_the_policy_less_sure(
+    models: PPOModels, rollouts: list[Rollout], settings_of: Callable[..., Any]
+) -> None:
+    """Where nothing else pulls (no token is better than another), each step raises the entropy."""
+    common = {"rollouts": 12, "minibatch": 12, "episodes": 12, "optimizer": {"learning_rate": 1e-4}}
+    experience = ppo.evaluate(models, rollouts, 0.1, settings_of("ppo", **common))
+    indifferent = replace(experience, advantages=[torch.zeros_like(one) for one in experience.advantages])
+    settings = settings_of("ppo", **common, entropy_weight=0.5)
+    moving = replace(models, policy=deepcopy(models.policy), value=deepcopy(models.value))
+    both = learners(moving)
+    entropies = [
+        ppo.learn_minibatch(moving, both, indifferent, range(12), settings)["entropy"] for _ in range(4)
+    ]
+    assert entropies == sorted(entropies) and entropies[-1] > entropies[0] + 1e-5
 
 
 def test_a_dual_clip_within_the_clip_is_refused() -> None:

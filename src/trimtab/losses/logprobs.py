@@ -43,6 +43,25 @@ def token_logprobs(
     return _tiled(tile, hidden, targets)
 
 
+def token_logprobs_and_entropy(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """`token_logprobs`, and beside them the entropy of the distribution that each target was drawn from.
+
+    Returns:
+        Two times [N] float32, nats; the entropy from 0 to log V. Both have gradients.
+    Source: derived in docs/math.md#entropy.
+    """
+    _check_temperature(temperature)
+
+    def tile(states: Tensor, ids: Tensor) -> Tensor:
+        p = F.log_softmax(_logits(states, weight, bias, temperature), dim=-1)
+        return torch.stack((p.gather(1, ids.unsqueeze(1)).squeeze(1), -(p.exp() * p).sum(-1)), dim=1)
+
+    logprobs, entropy = _tiled(tile, hidden, targets).unbind(1)
+    return logprobs, entropy
+
+
 def token_kl(
     hidden: Tensor,
     weight: Tensor,
@@ -97,14 +116,13 @@ def _logits(states: Tensor, weight: Tensor, bias: Tensor | None, temperature: fl
 
 def _tiled(tile: Callable[[Tensor, Tensor], Tensor], first: Tensor, second: Tensor) -> Tensor:
     parts = []
-    for start in range(0, len(first), TILE):
+    for start in range(0, max(1, len(first)), TILE):
         piece = slice(start, start + TILE)
         if torch.is_grad_enabled() and first.requires_grad:
             parts.append(checkpoint(tile, first[piece], second[piece], use_reentrant=False))
         else:
             parts.append(tile(first[piece], second[piece]))
-    exact = torch.promote_types(first.dtype, torch.float32)
-    return torch.cat(parts) if parts else first.new_zeros(0, dtype=exact)
+    return torch.cat(parts)
 
 
 def _check_temperature(temperature: float) -> None:

@@ -72,6 +72,23 @@ def dual_clipped_policy_loss(
     return PolicyLoss(loss, single.ratio, single.clipped | (single.loss > ceiling))
 
 
+def with_entropy_bonus(policy_loss: Tensor, entropy: Tensor, *, weight: float) -> Tensor:
+    """The policy loss of each token less the policy's entropy there, times a weight: variety is worth it.
+
+    Args:
+        policy_loss: [N], of `policy_loss` or another.
+        entropy: [N] nats, of the policy being trained at each token.
+        weight: >= 0, units of advantage a nat; 0 is PPO.
+    Raises:
+        ValueError: weight below 0.
+    Source: Schulman et al. 2017, arXiv:1707.06347, equation 9; Mnih et al. 2016, arXiv:1602.01783.
+        Derived in docs/math.md#entropy.
+    """
+    if not weight >= 0:
+        raise ValueError(f"weight must be >= 0, got {weight}")
+    return policy_loss - weight * entropy
+
+
 def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, *, clip: float) -> ValueLoss:
     """Half the squared error, where a step beyond +-clip from the old value gains nothing.
 

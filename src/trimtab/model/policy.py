@@ -79,6 +79,15 @@ def response_logprobs(model: PreTrainedModel, row: PackedRow, *, temperature: fl
     )
 
 
+def response_logprobs_and_entropy(
+    model: PreTrainedModel, row: PackedRow, *, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """`response_logprobs`, and the entropy of the model's choice at each token: [N] float32 each."""
+    return logprobs.token_logprobs_and_entropy(
+        response_states(model, row), *head(model), row.targets, temperature=temperature
+    )
+
+
 def response_likeness(model: PreTrainedModel, row: PackedRow) -> Tensor:
     """How typical each response token is of what the model would sample: [N] nats, no gradient."""
     with torch.no_grad():

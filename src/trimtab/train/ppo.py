@@ -22,10 +22,17 @@ from trimtab.data.batches import PackedRow
 from trimtab.data.tokens import Example
 from trimtab.losses.advantages import ADVANTAGES, gae, token_rewards
 from trimtab.losses.kl import ESTIMATORS, AdaptiveKL, reward_estimator
-from trimtab.losses.ppo import PolicyLoss, approximate_kl, dual_clipped_policy_loss, policy_loss, value_loss
+from trimtab.losses.ppo import (
+    PolicyLoss,
+    approximate_kl,
+    dual_clipped_policy_loss,
+    policy_loss,
+    value_loss,
+    with_entropy_bonus,
+)
 from trimtab.model import scalar
 from trimtab.model.passes import over_rows, response_count, response_tokens
-from trimtab.model.policy import Policy, response_kl, response_logprobs
+from trimtab.model.policy import Policy, response_kl, response_logprobs, response_logprobs_and_entropy
 from trimtab.model.scalar import Scorer
 from trimtab.rollout.types import Rollout, Sampling
 from trimtab.runs import progress
@@ -196,13 +203,16 @@ def _policy_pass(
     """Gradients of the policy loss of one row; sums over its tokens, and the largest |ratio - 1|."""
     device = policy.numerics.device
     old_logprobs = _gathered(experience.old_logprobs, indices, device)
+    advantages = _gathered(experience.advantages, indices, device)
     with policy.numerics.autocast():
-        logprobs = response_logprobs(policy.model, row, temperature=settings.temperature)
-    part = _policy_loss(logprobs, old_logprobs, _gathered(experience.advantages, indices, device), settings)
+        logprobs, entropy = response_logprobs_and_entropy(policy.model, row, temperature=settings.temperature)
+    part = _policy_loss(logprobs, old_logprobs, advantages, settings)
+    loss = with_entropy_bonus(part.loss, entropy, weight=settings.entropy_weight)
     weights = row.token_weights
-    torch.autograd.backward((weights * part.loss).sum() / tokens)
+    torch.autograd.backward((weights * loss).sum() / tokens)
     sums = {
         "policy_loss": float((weights * part.loss.detach()).sum()),
+        "entropy": float((weights * entropy.detach()).sum()),
         "clip_fraction": float((weights * part.clipped).sum()),
         "approximate_kl": float((weights * approximate_kl(logprobs.detach(), old_logprobs)).sum()),
     }
@@ -391,7 +401,6 @@ def _summary(rollouts: Sequence[Rollout], experience: Experience) -> dict[str, f
     weights = experience.weights
     lengths = torch.tensor([len(rollout.response.ids) for rollout in rollouts])
     stopped = torch.tensor([rollout.response.stopped for rollout in rollouts])
-    sampled = torch.stack([values.sum() for values in experience.old_logprobs])
     returns, values = torch.cat(experience.returns), torch.cat(experience.old_values)
     score = _mean(experience.scores, weights)
     return {
@@ -400,7 +409,6 @@ def _summary(rollouts: Sequence[Rollout], experience: Experience) -> dict[str, f
         "kl": _mean(experience.kl, weights),
         "stopped": _mean(stopped, weights),
         "length": _mean(lengths, weights),
-        "entropy": -_mean(sampled, weights) / _mean(lengths, weights),
         "explained_variance": 1 - float((returns - values).var() / returns.var().clamp_min(1e-12)),
         "tokens": inputs.tokens_in(experience.examples),
     }

@@ -183,6 +183,8 @@ class PPOSettings(StageSettings):
     """How far a value may move from its old one within an update, in units of reward."""
     dual_clip: Annotated[float, Field(gt=1)] | None = None
     """Ratio beyond which a token of negative advantage has no gradient; none: no such limit."""
+    entropy_weight: Annotated[float, Field(ge=0)] = 0.0
+    """What a nat of entropy at a token is worth, in units of advantage: keeps answers varied; 0: no bonus."""
     lam: Share = 0.95
     """GAE's lambda."""
     advantages: Literal["standardized", "centred", "plain"] = "standardized"
