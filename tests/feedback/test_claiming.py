@@ -108,6 +108,18 @@ def test_sides_are_random_and_each_order_as_likely(world: World) -> None:
         assert 60 < sum(a == b for a, b in zip(first, other, strict=True)) < 140
 
 
+def test_the_order_of_the_answers_can_be_asked_for_at_any_time(world: World) -> None:
+    project, people = world.project(items=20, overlap=3), [world.person() for _ in range(3)]
+    for person in people:
+        for task in world.store.claim(project.id, person.id, 20):
+            for _ in range(2):  # from the database, then from memory
+                assert world.store.shown(task.item, person.id, 0) == task.shown
+    item = world.store.claim(project.id, people[0].id, 1)[0].item
+    assert len({world.store.shown(item, person, round) for person in range(20) for round in (0, 1)}) == 2
+    with pytest.raises(NotFoundError, match="no such item"):
+        world.store.shown(10**6, people[0].id, 0)
+
+
 @pytest.mark.parametrize("count", [0, -1, 101])
 def test_the_size_of_a_claim_is_bounded(world: World, count: int) -> None:
     with pytest.raises(FeedbackError, match="1 to 100 tasks"):

@@ -15,7 +15,7 @@ from trimtab.web.rendering import Pages
 from trimtab.web.security import Attempts, Guard
 from trimtab.web.settings import WebSettings
 
-THREADS = 2
+THREADS = 4
 """That ask the store at a time; more wait for the one writer and for each other (figures: docs/log.md)."""
 
 

@@ -95,6 +95,9 @@ def _chosen(asked: Asked, count: int, held: Sequence[int]) -> list[tuple[int, in
 def _slots(asked: Asked, count: int, held: int) -> Iterator[str]:
     """What each of the next tasks is: by a hash of the person and of how many tasks there were before."""
     settings = asked.project.settings
+    if not settings.gold_share + settings.repeat_share:
+        yield from ["fresh"] * count  # without counting all that the person has done
+        return
     first = choosing.begun(asked) + held
     for number in range(first, first + count):
         draw = _random(asked.project.seed, "slot", asked.person, number)

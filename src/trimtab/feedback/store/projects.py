@@ -22,7 +22,9 @@ _newest = (
     .where(guidelines.c.project == projects.c.id)
     .scalar_subquery()
 )
-_PROJECTS = select(projects, _newest.label("version"))
+as_columns = (*projects.c, _newest.label("version"))
+"""All that `project_of` reads."""
+_PROJECTS = select(*as_columns)
 _ONE = _PROJECTS.where(projects.c.id == bindparam("project"))
 _LOCK = select(projects.c.id).where(projects.c.id == bindparam("project")).with_for_update(key_share=True)
 
@@ -54,19 +56,19 @@ def create_project(
 
 
 def all_projects(connection: Connection) -> list[Project]:
-    return [_project(row) for row in connection.execute(_PROJECTS.order_by(projects.c.id))]
+    return [project_of(row) for row in connection.execute(_PROJECTS.order_by(projects.c.id))]
 
 
 def one_project(connection: Connection, project: int) -> Project:
     row = connection.execute(_ONE, {"project": project}).one_or_none()
     if row is None:
         raise _no_project(project)
-    return _project(row)
+    return project_of(row)
 
 
 def project_named(connection: Connection, name: str) -> Project | None:
     row = connection.execute(_PROJECTS.where(projects.c.folded == folded(name))).one_or_none()
-    return None if row is None else _project(row)
+    return None if row is None else project_of(row)
 
 
 def lock_project(connection: Connection, project: int) -> Project:
@@ -119,7 +121,8 @@ def _no_project(project: int) -> NotFoundError:
     return NotFoundError("no such project", where=f"project {project}", fix="look at the list of projects")
 
 
-def _project(row: Row[Any]) -> Project:
+def project_of(row: Row[Any]) -> Project:
+    """A row with `as_columns` as a record."""
     settings = Settings(
         kind=row.kind, overlap=row.overlap, gold_share=row.gold_share, repeat_share=row.repeat_share
     )

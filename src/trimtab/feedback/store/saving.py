@@ -19,9 +19,9 @@ from trimtab.feedback.records import Draft, Item, Judgment, Withdrawn, check_out
 from trimtab.feedback.store.accounts import lock_person
 from trimtab.feedback.store.claiming import LEASE
 from trimtab.feedback.store.facts import Project
-from trimtab.feedback.store.projects import one_project
+from trimtab.feedback.store.projects import as_columns, project_of
 from trimtab.feedback.store.standing import newest
-from trimtab.feedback.store.tables import items, judgments, leases
+from trimtab.feedback.store.tables import items, judgments, leases, projects
 from trimtab.feedback.store.texts import dump, dump_outcome, load_item, load_outcome
 
 
@@ -45,9 +45,13 @@ def _of_task(table: Table) -> tuple[ColumnElement[bool], ...]:
 _BY_KEY = select(judgments).where(
     judgments.c.person == bindparam("person"), judgments.c.key == bindparam("key")
 )
-_ITEM = select(items).where(items.c.id == bindparam("item")).with_for_update(key_share=True)
+_ITEM = (
+    select(items.c.body, items.c.gold, items.c.judged, *as_columns)
+    .join(projects, projects.c.id == items.c.project)
+    .where(items.c.id == bindparam("item"))
+    .with_for_update(key_share=True, of=items)
+)
 _NEWEST = select(judgments).where(*_of_task(judgments), newest)
-_LEASE = select(leases.c.id).where(*_of_task(leases))
 _END_LEASE = delete(leases).where(*_of_task(leases))
 _INSERT = judgments.insert().returning(judgments)
 _COUNT = (
@@ -65,9 +69,7 @@ def save(connection: Connection, draft: Draft, now: datetime) -> Judgment:
         raise FeedbackError("a judgment is taken back by undo, not saved", where=f"item {draft.item}")
     task = _task(connection, draft)
     _check(task, draft)
-    judgment = _append(connection, task, draft, now)
-    connection.execute(_END_LEASE, _key(draft))
-    return judgment
+    return _append(connection, task, draft, now)
 
 
 def undo(
@@ -101,7 +103,6 @@ def undo(
         )
     task = _task(connection, draft)
     withdrawal = _append(connection, task, draft, now)
-    connection.execute(_END_LEASE, _key(draft))
     connection.execute(
         leases.insert().values(
             project=row.project, item=row.item, person=person, round=row.round, expires_at=now + LEASE
@@ -155,7 +156,7 @@ def _same(stored: Judgment, draft: Draft) -> Judgment:
 
 
 def _task(connection: Connection, draft: Draft) -> _Task:
-    """The item, locked, if the person was ever given it in this round.
+    """The item, locked, if the person was ever given it in this round. It leaves the person's hands.
 
     Raises:
         NotFoundError: it was not: no such item, or it is another person's.
@@ -163,7 +164,8 @@ def _task(connection: Connection, draft: Draft) -> _Task:
     this = _key(draft)
     row = connection.execute(_ITEM, {"item": draft.item}).one_or_none()
     before = connection.execute(_NEWEST, this).one_or_none()
-    if row is None or (before is None and connection.execute(_LEASE, this).first() is None):
+    held = connection.execute(_END_LEASE, this).rowcount
+    if row is None or (before is None and not held):
         raise NotFoundError(
             "this item was not given to this person", where=f"item {draft.item}", fix="claim items first"
         )
@@ -174,8 +176,7 @@ def _task(connection: Connection, draft: Draft) -> _Task:
             found=f"judgment {before.id if before else 'none'} is the newest, not {draft.supersedes}",
             fix="look at it again",
         )
-    project = one_project(connection, row.project)
-    return _Task(project, row.id, load_item(row.body), row.gold, row.judged, before)
+    return _Task(project_of(row), draft.item, load_item(row.body), row.gold, row.judged, before)
 
 
 def _check(task: _Task, draft: Draft) -> None:
