@@ -10,7 +10,7 @@ test test-slow mutants: export HF_HUB_OFFLINE := 1
 # Long measurements keep what they have done beside the checkout, and go on from there.
 OUT ?= ../trimtab-measured
 
-.PHONY: install demo demo-real test test-slow bench-demo bench-feedback lab bench-trl mutants check format clean
+.PHONY: install demo demo-real test test-slow bench-demo bench-feedback lab bench-trl bench-training mutants check format clean
 
 install: $(INSTALLED)
 
@@ -45,6 +45,10 @@ lab: install  ## the trainers in worlds with a known optimum: about 90 minutes, 
 
 bench-trl: install  ## step by step beside TRL, installed into environments of its own: about 90 minutes, resumable
 	$(BIN)/python benchmarks/trl/compare.py --out $(OUT)/trl
+
+bench-training: install  ## speed and memory of training beside TRL's: many quiet hours, resumable
+	$(BIN)/trimtab models get smollm2-135m-instruct
+	$(BIN)/python benchmarks/training/bench.py --out $(OUT)/training
 
 mutants: export OMP_NUM_THREADS := 1
 mutants: install  ## how many small errors in the losses the tests notice: about an hour, resumable

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import count
@@ -123,10 +123,23 @@ class Server:
     def runs(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    def kill(self) -> None:
-        """kill -9."""
+    @property
+    def pid(self) -> int:
+        """Of the first of its processes."""
         assert self._process is not None
-        self._process.kill()
+        return self._process.pid
+
+    def wait(self) -> int:
+        """Until it has ended; its exit status."""
+        assert self._process is not None
+        return self._process.wait(timeout=30)
+
+    def kill(self) -> None:
+        """kill -9, of all its processes at once."""
+        assert self._process is not None
+        for process in self._family():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         self._process.wait()
 
     def stop(self) -> None:
@@ -140,11 +153,17 @@ class Server:
             self.kill()
 
     def used(self) -> tuple[float, int]:
-        """Seconds of processor time so far, and bytes of memory now."""
+        """Seconds of processor time so far, and bytes of memory now, of all its processes."""
+        seconds, memory = 0.0, 0
+        for process in self._family():
+            times = process.cpu_times()
+            seconds, memory = seconds + times.user + times.system, memory + process.memory_info().rss
+        return seconds, memory
+
+    def _family(self) -> list[psutil.Process]:
         assert self._process is not None
-        process = psutil.Process(self._process.pid)
-        times = process.cpu_times()
-        return times.user + times.system, process.memory_info().rss
+        first = psutil.Process(self._process.pid)
+        return [first, *first.children(recursive=True)]
 
 
 @contextmanager

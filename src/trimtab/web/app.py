@@ -15,13 +15,15 @@ from trimtab.web.rendering import Pages
 from trimtab.web.security import Attempts, Guard
 from trimtab.web.settings import WebSettings
 
-THREADS = 4
-"""That ask the store at a time; more wait for the one writer and for each other (figures: docs/log.md)."""
+THREADS_FOR_A_FILE, THREADS_FOR_A_SERVER = 2, 4
+"""That ask the store at a time: more wait for a file's one writer, and for each other; a server is waited for
+while others compute (figures: docs/log.md)."""
 
 
 @asynccontextmanager
 async def _few_threads(app: FastAPI) -> AsyncIterator[None]:
-    current_default_thread_limiter().total_tokens = THREADS
+    threads = THREADS_FOR_A_FILE if app.state.store.in_file else THREADS_FOR_A_SERVER
+    current_default_thread_limiter().total_tokens = threads
     yield
 
 

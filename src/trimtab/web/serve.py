@@ -1,18 +1,29 @@
-"""Starting and stopping the server, and who may be let in at all."""
+"""Starting and stopping the server, and who may be let in at all.
+
+A store in a file has one writer, and one process serves it. Over PostgreSQL there are several processes,
+because Python computes in one thread at a time; uvicorn's supervisor starts them and replaces one that dies.
+"""
 
 from __future__ import annotations
 
 import ipaddress
+import multiprocessing
+import os
 import shlex
+import signal
 import socket
 import sys
 import threading
 import webbrowser
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import psutil
 import uvicorn
+from fastapi import FastAPI
+from uvicorn.supervisors import Multiprocess
 
 from trimtab.errors import FeedbackError
 from trimtab.feedback.store.facts import Person
@@ -26,6 +37,7 @@ SWITCH = 0.0005
 """Seconds between two looks at whether another thread wants to run."""
 SECONDS_TO_FINISH = 5
 """How long requests that are under way may take when the server is stopped."""
+MOST_PROCESSES = 4
 
 
 def serve(
@@ -70,7 +82,10 @@ def serve(
             if open_browser:
                 # The socket listens already: the browser's request waits until the server is up.
                 threading.Thread(target=webbrowser.open, args=(page or base,), daemon=True).start()
-            _run(store, settings, listening)
+            if store.in_file:
+                _run(store, settings, listening)
+            else:
+                _run_processes(place, settings, listening)
     say("Stopped. Everything that was accepted is saved.")
 
 
@@ -140,10 +155,29 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 def _run(store: Store, settings: WebSettings, listening: socket.socket) -> None:
-    # A thread that computes gives way to one that has an answer to send after so long, not after 5 ms.
-    sys.setswitchinterval(SWITCH)
-    config = uvicorn.Config(
-        make_app(store, settings),
+    config = _config(partial(_app, store, settings), processes=1)
+    try:
+        uvicorn.Server(config).run(sockets=[listening])
+    except KeyboardInterrupt:  # uvicorn has finished its work when it passes Ctrl-C on
+        return
+
+
+def _run_processes(place: str | Path, settings: WebSettings, listening: socket.socket) -> None:
+    processes = min(MOST_PROCESSES, os.cpu_count() or 1)
+    # Each counts for itself what is tried; together they let pass what one would.
+    own = replace(
+        settings,
+        attempts=-(-settings.attempts // processes),
+        attempts_by_address=-(-settings.attempts_by_address // processes),
+    )
+    Multiprocess(_config(partial(_app_of_its_own, place, own), processes), [listening]).run()
+
+
+def _config(make: Callable[[], FastAPI], processes: int) -> uvicorn.Config:
+    return uvicorn.Config(
+        make,
+        factory=True,
+        workers=processes,
         ws="none",
         lifespan="on",
         log_level="warning",
@@ -152,10 +186,25 @@ def _run(store: Store, settings: WebSettings, listening: socket.socket) -> None:
         proxy_headers=False,  # anybody could claim any address, and try passwords from each
         timeout_graceful_shutdown=SECONDS_TO_FINISH,
     )
-    try:
-        uvicorn.Server(config).run(sockets=[listening])
-    except KeyboardInterrupt:  # uvicorn has finished its work when it passes Ctrl-C on
-        return
+
+
+def _app(store: Store, settings: WebSettings) -> FastAPI:
+    # A thread that computes gives way to one that has an answer to send after so long, not after 5 ms.
+    sys.setswitchinterval(SWITCH)
+    return make_app(store, settings)
+
+
+def _app_of_its_own(place: str | Path, settings: WebSettings) -> FastAPI:
+    """In one of several processes, which ends when the one that started it is gone."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    return _app(open_store(place), settings)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _base(host: str, port: int) -> str:

@@ -107,6 +107,11 @@ class Store:
         """Where it is, without any password."""
         return self._database.address.name
 
+    @property
+    def in_file(self) -> bool:
+        """Whether it is a file, with one writer at a time, and not a database server."""
+        return self._database.address.file is not None
+
     def backup(self, path: Path) -> str:
         """Write a backup of this moment, and its SHA-256 beside it, while others go on; gives the SHA-256.
 
