@@ -6,6 +6,7 @@ the store sees to that.
 
 from __future__ import annotations
 
+import http.client
 import os
 import platform
 import pwd
@@ -96,7 +97,7 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it, and return when it takes connections."""
+        """Start it, and return when it answers."""
         self.launch()
         give_up = time.monotonic() + STARTED_WITHIN
         while not self.answers():
@@ -112,12 +113,15 @@ class Server:
             self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
 
     def answers(self) -> bool:
-        """Whether it takes connections."""
+        """Whether it answers a request; its port takes connections before."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=1)
         try:
-            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-        except OSError:
+            connection.request("GET", "/sign-in")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
             return False
-        return True
+        finally:
+            connection.close()
 
     @property
     def runs(self) -> bool:

@@ -5,6 +5,9 @@ Not in it: who or what wrote the answers, with which policy, whether the item is
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 from trimtab.feedback.records import Kind
@@ -25,15 +28,16 @@ def task_json(task: Task) -> dict[str, Any]:
         "kind": kind,
         "prompt": prompt_json(task.content.prompt),
         "answers": _answers(kind, texts),
-        "context": [text_json(text) for text in task.content.context],
+        "context": [dict(text_json(text)) for text in task.content.context],
         "lease_until": task.expires.isoformat(),
         "guidelines_version": task.project.guidelines,
     }
 
 
-def text_json(text: str) -> dict[str, str]:
+@lru_cache(maxsize=1024)
+def text_json(text: str) -> Mapping[str, str]:
     """A text as HTML, and as it was written with signs for what cannot be seen."""
-    return {"html": to_html(text), "raw": visible(text)}
+    return MappingProxyType({"html": to_html(text), "raw": visible(text)})
 
 
 def prompt_json(prompt: Prompt) -> list[dict[str, str]]:
@@ -45,8 +49,10 @@ def prompt_json(prompt: Prompt) -> list[dict[str, str]]:
 
 def _answers(kind: Kind, texts: list[str]) -> list[dict[str, Any]]:
     answers: list[dict[str, Any]] = [{**text_json(text), "spans": None} for text in texts]
-    if len(texts) == 2 and (found := differences(visible(texts[0]), visible(texts[1]))):
-        for answer, spans in zip(answers, found, strict=True):
+    # In the order of the texts, not of the screen: they are compared once, and all see the same words marked.
+    in_order = sorted(answers, key=lambda answer: answer["raw"])
+    if len(texts) == 2 and (found := differences(*(answer["raw"] for answer in in_order))):
+        for answer, spans in zip(in_order, found, strict=True):
             answer["spans"] = spans
     if kind == "edit":
         # What is edited is the text itself: signs would end in what is trained on.
