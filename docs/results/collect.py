@@ -59,6 +59,7 @@ def draw(findings: Findings, path: Path) -> None:
 
 
 def _frontier(axes: Any, policies: Sequence[PolicyResult]) -> None:
+    rewards = [policy.judge_reward.estimate for policy in policies if policy.judge_reward]
     for policy in policies:
         kl, reward = policy.kl, policy.judge_reward
         if reward is not None:
@@ -73,7 +74,9 @@ def _frontier(axes: Any, policies: Sequence[PolicyResult]) -> None:
                 color=colour,
             )
             place = (kl.estimate, reward.estimate)
-            axes.annotate(policy.name, place, (7, -13), textcoords="offset points", color=colour)
+            above = reward.estimate == max(rewards)  # so that the names of two that are near do not meet
+            shift = (7, 6) if above else (7, -13)
+            axes.annotate(policy.name, place, shift, textcoords="offset points", color=colour)
     axes.set_xlabel("KL from the SFT model, nats per response")
     axes.set_ylabel("mean reward by the judge")
     axes.set_title("reward against KL", loc="left")
@@ -113,7 +116,8 @@ def _bars(axes: Any, methods: Sequence[MethodCost]) -> None:
             axes.barh(place, minutes, left=left, color=shade, height=0.5)
             if minutes > 0.12 * longest:
                 ink = "white" if shade == OWN_SHADE else "black"
-                middle = {"ha": "center", "va": "center", "fontsize": 8, "color": ink}
+                upright = 90 if minutes < 0.3 * longest else 0  # a name wider than its bar
+                middle = {"ha": "center", "va": "center", "fontsize": 8, "color": ink, "rotation": upright}
                 axes.text(left + minutes / 2, place, stage.stage, **middle)
             left += minutes
     names = [
