@@ -574,3 +574,19 @@ def test_for_a_screen_reader(desk: Desk) -> None:
     page.context.set_offline(True)
     page.keyboard.press("1")
     until(lambda: page.evaluate("document.getElementById('said').textContent.includes('Offline')"))
+
+
+def test_an_admin_on_a_phone_sees_agreement_and_can_act(desk: Desk) -> None:
+    project = desk.site.project(items=3, overlap=3)
+    for person in (desk.site.person(), desk.site.person()):
+        page = desk.sit(person, project)
+        for key in "12":
+            press(page, key)
+    desk.said(project, 4)
+    page = desk.sit(desk.site.person("admin"), project, viewport={"width": 390, "height": 844})
+    page.goto(f"{desk.server.base}/admin/projects/{project.id}")
+    page.get_by_text("Krippendorff's alpha, nominal").wait_for(state="visible")
+    page.goto(f"{desk.server.base}/admin/people")
+    for button in page.get_by_role("button", name="Deactivate").all():
+        box = button.bounding_box()
+        assert box is not None and box["x"] + box["width"] <= 390 - 16, "cut off by the frame of the table"
