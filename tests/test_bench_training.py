@@ -142,3 +142,18 @@ def test_the_gate_begins_from_a_policy_that_has_moved(tmp_path: Path) -> None:
     ]
     assert all(unit.spec["model"] != unit.spec["reference"] for unit in gate.values())
     assert gate["gate-trl-best-float32"].spec["micro_batch"] == 2
+
+
+def test_a_disturbed_round_is_marked() -> None:
+    from table import Half, _noisy
+
+    def half(own: float, others: float) -> Half:
+        return Half({"own": own, "others": others})
+
+    quiet = [half(0.5, 0.02), half(0.49, 0.09)]
+    rounds = {
+        1: {"trimtab": quiet, "trl-best": quiet},
+        2: {"trimtab": [half(0.5, 0.2), half(0.5, 0.0)], "trl-best": quiet},
+        3: {"trimtab": quiet, "trl-best": [half(0.5, 0.0), half(0.02, 0.0)]},
+    }
+    assert _noisy(rounds) == {2: "others used 20 %", 3: "trl-best was kept waiting"}
