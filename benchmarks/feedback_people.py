@@ -27,7 +27,7 @@ from trimtab.feedback.records import Compared, Judgment
 from trimtab.feedback.store.store import open_store
 
 AHEAD, REFILL_BELOW, MOST_CLAIMED = 8, 4, 20
-"""As in judge.js."""
+"""As in judge.js, where two answers are compared."""
 FIRST_WAIT, LONGEST_WAIT = 0.05, 1.0
 """Before sending again, in seconds; shorter than the page's, to press harder."""
 LOOK_AGAIN = 0.2

@@ -11,7 +11,6 @@ import { Stopwatch } from "./stopwatch.js";
 import { Shelf } from "./store.js";
 import { buildTask, taskId } from "./tasks.js";
 
-const AHEAD = 8; // tasks that are claimed before they are needed, and that last while there is no connection
 const REFILL_BELOW = 4;
 const BUILT = 3; // tasks in the page: the one that is seen and two more
 const MOST_CLAIMED = 20; // the server's limit
@@ -22,6 +21,9 @@ const CLIENT = "trimtab page";
 
 const main = byId("main");
 const { project, kind: kindName, csrf, person, change } = main.dataset;
+// Tasks that are claimed before they are needed, and that last while there is no connection. What takes minutes is
+// not kept from the others.
+const AHEAD = ["compare", "rate"].includes(kindName) ? 8 : 5;
 const shelf = new Shelf(`trimtab/${main.dataset.shelf}/${person}/`);
 const announce = (words) => (byId("said").textContent = words);
 const kind = new KINDS[kindName]({ announce });
