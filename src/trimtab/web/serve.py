@@ -38,6 +38,7 @@ SWITCH = 0.0005
 SECONDS_TO_FINISH = 5
 """How long requests that are under way may take when the server is stopped."""
 MOST_PROCESSES = 4
+"""Over PostgreSQL, whatever the number of cores; each takes about 130 MiB."""
 
 
 def serve(
