@@ -10,7 +10,7 @@ test test-slow mutants: export HF_HUB_OFFLINE := 1
 # Long measurements keep what they have done beside the checkout, and go on from there.
 OUT ?= ../trimtab-measured
 
-.PHONY: install demo demo-real test test-slow bench-demo bench-feedback lab bench-trl bench-training mutants check format clean
+.PHONY: install demo demo-real test test-slow bench-demo bench-feedback lab bench-trl bench-training bench-curves bench-gpu mutants check format clean
 
 install: $(INSTALLED)
 
@@ -49,6 +49,13 @@ bench-trl: install  ## step by step beside TRL, installed into environments of i
 bench-training: install  ## speed and memory of training beside TRL's: many quiet hours, resumable
 	$(BIN)/trimtab models get smollm2-135m-instruct
 	$(BIN)/python benchmarks/training/bench.py --out $(OUT)/training
+
+bench-curves: install  ## a DPO step as lengths, batch and vocabulary grow eightfold: about an hour, resumable
+	$(BIN)/python benchmarks/training/curves.py --out $(OUT)/curves
+	$(BIN)/python benchmarks/training/curves.py --out $(OUT)/curves --pictures docs/results/training
+
+bench-gpu: install  ## what the benchmarks have for a GPU: at most 8 minutes; nothing where there is none
+	$(BIN)/python benchmarks/gpu.py --out $(OUT)/gpu
 
 mutants: export OMP_NUM_THREADS := 1
 mutants: install  ## how many small errors in the losses the tests notice: about an hour, resumable

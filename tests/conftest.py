@@ -46,6 +46,15 @@ _importable("tiny")
 _importable("endpoint")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def reference_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of reference log-probabilities: not that of the person who runs the tests."""
+    folder = tmp_path_factory.mktemp("reference-cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRIMTAB_REFERENCE_CACHE", str(folder))
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
     """The tiny tokenizer; do not change it."""

@@ -30,6 +30,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.spl
 
 DOORS = {
     "transformers": {"model", "data/tokens.py"},
+    "peft": {"model/adapters.py"},
     "datasets": {"formats"},
     "pyarrow": {"formats"},
     "typer": {"cli"},

@@ -15,94 +15,23 @@ SmolLM2-135M-Instruct has to be there: `trimtab models get smollm2-135m-instruct
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import os
-import platform
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from cases import BUNDLED, CASES, write_batches, write_models
-from plan import ARMS, SHIPPED, Plan, Unit, Units
+from plan import ARMS, SHIPPED, Plan, Units
+from runner import Runner, environment, machine
 from table import Found, report
 
 sys.path.append(str(Path(__file__).parents[1] / "trl"))
 from compare import STAGES_TRL, python_with
 
-HERE = Path(__file__).parent
 MACHINE = "machine.json"
-
-
-class Runner:
-    """Runs units one after the other and says how long the rest will take."""
-
-    def __init__(self, out: Path) -> None:
-        self.out = out
-        self.pythons = {"their_arm.py": str(python_with(out, STAGES_TRL))}
-        self.waiting: list[Unit] = []
-        self._seconds: dict[str, list[float]] = {}
-
-    def expect(self, units: Sequence[Unit]) -> None:
-        """Units that will be run, for the estimate; those that are done are left out."""
-        self.waiting += [unit for unit in units if not unit.path(self.out).exists()]
-
-    def forget(self, case: str) -> None:
-        """The case will not be timed."""
-        self.waiting = [unit for unit in self.waiting if unit.case != case]
-
-    def run(self, unit: Unit) -> None:
-        """Start its process and wait, unless its result is there."""
-        path = unit.path(self.out)
-        if path.exists():
-            return
-        print(
-            f"{unit.case} {unit.name}: begins; {len(self.waiting)} left{self._left()}",
-            file=sys.stderr,
-            flush=True,
-        )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        spec = path.with_suffix(".spec")
-        spec.write_text(json.dumps(unit.spec))
-        command = [
-            self.pythons.get(unit.script, sys.executable),
-            str(HERE / unit.script),
-            str(spec),
-            str(path),
-        ]
-        began = time.perf_counter()
-        with path.with_suffix(".log").open("w") as log:
-            code = subprocess.run(
-                command, env=_environment(), stdout=log, stderr=subprocess.STDOUT
-            ).returncode
-        if code:
-            sys.exit(f"{unit.case} {unit.name} failed with {code}; its output is in {log.name}")
-        spec.unlink()
-        Path(log.name).unlink()
-        self._seconds.setdefault(_kind(unit), []).append((time.perf_counter() - began) / unit.steps)
-        self.waiting = [one for one in self.waiting if one.path(self.out) != path]
-
-    def _left(self) -> str:
-        """By what the steps of each kind of process have taken in this call."""
-        every = [seconds for found in self._seconds.values() for seconds in found]
-        if not every:
-            return ""
-        means = {kind: sum(found) / len(found) for kind, found in self._seconds.items()}
-        usual = sum(every) / len(every)
-        left = sum(unit.steps * means.get(_kind(unit), usual) for unit in self.waiting)
-        return f", about {datetime.timedelta(seconds=round(left))}"
-
-
-def _kind(unit: Unit) -> str:
-    return f"{unit.case} {unit.script} {unit.spec.get('precision')} {unit.spec.get('micro_batch')}"
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}
 
 
 def run_case(runner: Runner, case: str, plan: Plan, rounds: int) -> None:
@@ -146,26 +75,8 @@ def their_versions(out: Path) -> str:
         "import torch, transformers, trl; print(torch.__version__, transformers.__version__, trl.__version__)"
     )
     command = [str(python_with(out, STAGES_TRL)), "-c", code]
-    found = subprocess.run(command, check=True, capture_output=True, text=True, env=_environment())
+    found = subprocess.run(command, check=True, capture_output=True, text=True, env=environment())
     return "TRL's environment has torch {}, transformers {}, trl {}".format(*found.stdout.split())
-
-
-def machine(theirs: str) -> dict[str, str]:
-    """What the figures depend on; neither names nor paths."""
-    import torch
-    import transformers
-
-    flags = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next(
-        (line.partition(": ")[2] for line in flags if line.startswith("model name")), platform.processor()
-    )
-    return {
-        "date": datetime.date.today().isoformat(),
-        "CPU": f"{model}, {len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} threads",
-        "versions": f"Python {platform.python_version()}, torch {torch.__version__}, "
-        f"transformers {transformers.__version__}; {theirs}",
-        "load average before": " ".join(f"{load:.2f}" for load in os.getloadavg()),
-    }
 
 
 def planned(arguments: argparse.Namespace) -> Plan:
@@ -181,7 +92,7 @@ def measure(out: Path, arguments: argparse.Namespace) -> None:
     """All that is missing of the cases asked for."""
     plan = planned(arguments)
     prepare(out, arguments.cases, plan, arguments.pairs)
-    runner = Runner(out)
+    runner = Runner(out, {"their_arm.py": str(python_with(out, STAGES_TRL))})
     for case in arguments.cases:
         units = Units(out, case, plan)
         # The best micro-batch is not known yet; names and numbers of steps do not depend on it.
@@ -224,7 +135,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pairs-a-step", type=int, default=8)
     parser.add_argument("--steps", type=int, default=3, help="timed ones of a process")
     parser.add_argument("--gate-steps", type=int, default=20, help="of trimtab and TRL at its best")
-    parser.add_argument("--short-gate-steps", type=int, default=3, help="of TRL as shipped, in float32")
+    parser.add_argument("--short-gate-steps", type=int, default=20, help="of TRL as shipped, in float32")
     parser.add_argument("--table", action="store_true", help="only print what is there")
     return parser.parse_args()
 

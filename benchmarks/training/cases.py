@@ -179,6 +179,7 @@ def write_models(folder: Path) -> None:
     whatever the log-probabilities are, and the first step could not fail. What is timed begins from the
     reference, as people do.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "reference" / "config.json").exists():
         policy = load_policy(MODEL, FLOAT32, bytes_per_parameter=4)
         save_model(policy.model, policy.codec, folder / "reference")

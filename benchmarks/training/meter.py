@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 from torch import nn
 
 BUSY = ("user", "nice", "system", "irq", "softirq", "steal")
@@ -36,7 +37,23 @@ class Meter:
 
     def memory(self) -> dict[str, int]:
         """Bytes: the most that this process has held so far, and the most it held after its imports."""
-        return {"baseline_bytes": self.baseline, "peak_bytes": peak_bytes()}
+        return {"baseline_bytes": self.baseline, "peak_bytes": peak_bytes(), **gpu_memory()}
+
+
+def wait() -> None:
+    """Until a GPU has done what it was given; a CPU always has."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def gpu_memory() -> dict[str, int]:
+    """Bytes that tensors have held at most on a GPU, and what was reserved for them; nothing without one."""
+    if not torch.cuda.is_initialized():
+        return {}
+    return {
+        "gpu_peak_bytes": torch.cuda.max_memory_allocated(),
+        "gpu_reserved_bytes": torch.cuda.max_memory_reserved(),
+    }
 
 
 def peak_bytes() -> int:

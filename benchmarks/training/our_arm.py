@@ -14,17 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from meter import Meter, TokenCount, write_result
+from meter import Meter, TokenCount, peak_bytes, wait, write_result
 from torch import Tensor
 
 from trimtab.config import build
 from trimtab.data.tokens import Example, Response
+from trimtab.model import varlen
 from trimtab.model.device import Numerics, choose, reuse_freed_memory
 from trimtab.model.load import load_tokenizer
+from trimtab.model.passes import response_tokens
 from trimtab.model.policy import Policy, load_policy
 from trimtab.model.scalar import load_scorer
 from trimtab.runs import progress
 from trimtab.train import dpo, loop, reward, sft
+from trimtab.train.reference import over_tokens
 from trimtab.train.settings import DPOSettings, EpochSettings, RewardSettings, SFTSettings
 
 Batch = list[Example]
@@ -65,12 +68,7 @@ def make_dpo(spec: Spec, batches: list[Batch], numerics: Numerics) -> Stage:
     """The DPO stage, its reference computed."""
     settings = build(DPOSettings, tree(spec, batches))
     policy = load_policy(spec["model"], numerics, bytes_per_parameter=loop.TRAINED_BYTES)
-    # A stage's reference is the policy as it was given; only the gate has another.
-    same = spec["reference"] == spec["model"]
-    reference = policy if same else load_policy(spec["reference"], numerics, bytes_per_parameter=4)
-    before, _ = reference_of(reference, batches[: spec["warm_up"]], settings)
-    behind, seconds = reference_of(reference, batches[spec["warm_up"] :], settings)
-    before += behind
+    before, seconds = references(spec, policy, batches, settings)
     learner = loop.Learner(policy.model, settings.optimizer, len(batches))
 
     def step(index: int) -> dict[str, float]:
@@ -79,13 +77,27 @@ def make_dpo(spec: Spec, batches: list[Batch], numerics: Numerics) -> Stage:
     return Stage(step, settings, TokenCount(policy.model), seconds)
 
 
+def references(
+    spec: Spec, policy: Policy, batches: list[Batch], settings: DPOSettings
+) -> tuple[list[list[Tensor]], float]:
+    """What each step is given of the reference, and the seconds it took for those behind the warm-up."""
+    if spec["reference"] is None:  # what it says changes nothing about the cost of a step
+        return [[torch.zeros(response_tokens(one)) for one in batch] for batch in batches], 0.0
+    # A stage's reference is the policy as it was given; only the gate has another.
+    same = spec["reference"] == spec["model"]
+    reference = policy if same else load_policy(spec["reference"], policy.numerics, bytes_per_parameter=4)
+    before, _ = reference_of(reference, batches[: spec["warm_up"]], settings)
+    behind, seconds = reference_of(reference, batches[spec["warm_up"] :], settings)
+    return before + behind, seconds
+
+
 def reference_of(
     reference: Policy, batches: list[Batch], settings: DPOSettings
 ) -> tuple[list[list[Tensor]], float]:
     """Log-probabilities for each batch, computed over all of them as the stage does, and the seconds."""
     together = [example for batch in batches for example in batch]
     began = time.perf_counter()
-    values = iter(dpo.over_tokens(reference, together, "reference", settings, "reference"))
+    values = iter(over_tokens(reference, together, "reference", settings, "reference"))
     seconds = time.perf_counter() - began
     return [[next(values) for _ in batch] for batch in batches], seconds
 
@@ -96,7 +108,8 @@ STAGES = {"dpo": make_dpo, "sft": make_sft, "reward": make_reward}
 def tree(spec: Spec, batches: list[Batch]) -> dict[str, Any]:
     """Settings that differ from the defaults: those that have to be equal on both sides."""
     optimizer = {"learning_rate": spec["rate"], "warmup": 0.0, "schedule": "constant"}
-    return {"model": "given", "data": "given", "batch": len(batches[0]), "optimizer": optimizer}
+    found = {"model": "given", "data": "given", "batch": len(batches[0]), "optimizer": optimizer}
+    return found if spec["row_tokens"] is None else {**found, "row_tokens": spec["row_tokens"]}
 
 
 def examples(spec: Spec, rows: list[dict[str, list[int]]]) -> Batch:
@@ -129,10 +142,12 @@ def go_through(stage: Stage, batches: list[Batch], warm_up: int, meter: Meter) -
         stage.executed.take()
         began = time.perf_counter()
         metrics = stage.step(index)
+        wait()
         seconds, executed = time.perf_counter() - began, stage.executed.take()
         figures = {name: metrics[name] for name in ("loss", "grad_norm")}
         share = padding(stage, batch, executed)
-        found.append({**figures, "seconds": seconds, "executed": executed, "padding": share})
+        measured = {"seconds": seconds, "executed": executed, "padding": share, "peak_bytes": peak_bytes()}
+        found.append({**figures, **measured})
     return found
 
 
@@ -144,7 +159,7 @@ def main() -> None:
     rows = json.loads(Path(spec["batches"]).read_text())[: spec["warm_up"] + spec["steps"]]
     batches = [examples(spec, batch) for batch in rows]
     with progress.hidden():
-        stage = STAGES[spec["loss"]](spec, batches, choose("cpu", spec["precision"]))
+        stage = STAGES[spec["loss"]](spec, batches, choose(spec["device"], spec["precision"]))
         steps = go_through(stage, batches, spec["warm_up"], meter)
     result = {
         "steps": steps,
@@ -154,6 +169,7 @@ def main() -> None:
         **meter.memory(),
         "threads": torch.get_num_threads(),
         "versions": {"torch": torch.__version__},
+        "attention": {str(tuple(kind)): form for kind, form in varlen.chosen().items()},
     }
     write_result(Path(sys.argv[2]), result)
 

@@ -105,7 +105,8 @@ class Units:
         """An arm in one half of a round."""
         name = f"round-{number}-{half}-{arm}"
         if arm == "peak":
-            return Unit(self.case, name, "matrix_peak.py", 1, {"model": self._model("reference")})
+            spec = {"model": self._model("reference"), "device": "cpu"}
+            return Unit(self.case, name, "matrix_peak.py", 1, spec)
         return self._unit(name, arm, SHIPPED.get(arm, best), self.plan.steps, warm_up=1)
 
     def _unit(
@@ -129,6 +130,8 @@ class Units:
             "steps": steps,
             "warm_up": warm_up,
             "rate": RATE,
+            "device": "cpu",
+            "row_tokens": None,
         }
         if arm == "trimtab":
             return Unit(self.case, name, "our_arm.py", steps + warm_up, spec)

@@ -134,18 +134,20 @@ def report(out: Path, plan: Plan, machine: dict[str, str]) -> str:
 def section(found: Found) -> list[str]:
     """One case: what it is, the gate, the arms, the ratios."""
     best = found.best_micro_batch()
-    lines = [f"## {found.case}", "", f"{describe(found.loss, found.batches[1 : 1 + found.plan.steps])}.", ""]
+    verdicts = found.verdicts()
+    failed = verdicts is not None and not all(one.passed for one in verdicts)
+    lines = [f"## {found.case}{': the gate FAILED' if failed else ''}", ""]
+    lines += [f"{describe(found.loss, found.batches[1 : 1 + found.plan.steps])}.", ""]
     lines += (
         ["TRL's sweep, seconds a step: " + _sweep(found) + "."] if best else ["The sweep is not complete."]
     )
     rounds = found.rounds()
-    verdicts = found.verdicts()
     if verdicts is None:
         lines += ["", "The gate is not complete."]
     else:
         lines += ["", *(f"- {'passes' if one.passed else 'FAILS'}: {one.text}" for one in verdicts)]
-        if not all(one.passed for one in verdicts):
-            lines += ["", "The gate failed, so this case is not timed."]
+    if failed:
+        lines += ["", "The gate failed, so this case is not timed."]
     if rounds:
         lines += ["", *_arms(found, rounds), "", *_ratios(found, rounds), "", *_closing(found, rounds)]
     return [*lines, ""]

@@ -30,7 +30,7 @@ import torch
 import transformers
 import trl
 from datasets import Dataset
-from meter import Meter, TokenCount, write_result
+from meter import Meter, TokenCount, wait, write_result
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
@@ -116,6 +116,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, *arguments: Any, **options: Any) -> None:
         """A step has ended, and the next begins."""
+        wait()
         seconds = time.perf_counter() - self._began
         self.steps.append(
             {
@@ -147,7 +148,7 @@ def made(spec: dict[str, Any], rows: list[Row], pairs_a_step: int, callback: Tra
             extra["ref_model"] = AutoModelForCausalLM.from_pretrained(spec["reference"], dtype=torch.float32)
     settings = config_class(
         output_dir=spec["scratch"],
-        use_cpu=True,
+        use_cpu=spec["device"] == "cpu",
         report_to=[],
         save_strategy="no",
         disable_tqdm=True,

@@ -17,6 +17,7 @@ from trimtab.model.policy import load_policy
 from trimtab.model.save import save_model
 from trimtab.model.scalar import load_scorer, new_scorer
 from trimtab.train import dpo, loop, reward, sft
+from trimtab.train.reference import over_tokens
 from trimtab.train.settings import DPOSettings, OptimizerSettings, RewardSettings, SFTSettings
 
 MODEL = "smollm2-135m-instruct"
@@ -138,7 +139,7 @@ def _stepper(out: Path, loss: str) -> Callable[[list[Example]], dict[str, float]
     learn = dpo.learn_together if settings.loss.chosen().needs_whole_batch else dpo.learn_by_rows
 
     def step(batch: list[Example]) -> dict[str, float]:
-        before = dpo.over_tokens(reference, batch, "reference", settings, "reference")
+        before = over_tokens(reference, batch, "reference", settings, "reference")
         return {**learn(policy, batch, before, settings), **learner.step()}
 
     return step

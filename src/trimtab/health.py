@@ -80,6 +80,24 @@ RANGES: tuple[Healthy, ...] = (
         source=_EQUATION + "#dpo",
     ),
     Healthy(
+        stage="dpo",
+        metric="accuracy",
+        low=0.5,
+        high=0.95,
+        meaning="below a half rewards rank against people, or tie as at the first step; near 1 the pairs are "
+        "learned by heart: people agree with each other on 63 to 77 %",
+        source="labelers' agreement in Ouyang et al. 2022, arXiv:2203.02155, and Stiennon et al. 2020, "
+        "arXiv:2009.01325",
+    ),
+    Healthy(
+        stage="dpo",
+        metric="dev_kl",
+        high=15.0,
+        meaning="the answers have gone so far from where they began that the pairs say little about them",
+        source="Rafailov et al. 2023, arXiv:2305.18290, figure 2; over-optimisation at low beta: Rafailov et "
+        "al. 2024, arXiv:2406.02900",
+    ),
+    Healthy(
         stage="ppo",
         metric="kl",
         low=-0.5,

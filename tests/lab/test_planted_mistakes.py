@@ -81,7 +81,10 @@ def one_token_too_early(model: Any, row: PackedRow) -> Tensor:
 def branches_see_each_other(
     self: packed.PackedLayout, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float
 ) -> Tensor:
-    return packed.causal(query, key, value, scaling)
+    grouped = query.shape[1] != key.shape[1]
+    return F.scaled_dot_product_attention(
+        query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped
+    )
 
 
 REWARD_MODEL = [
@@ -221,8 +224,10 @@ def wrong_way(self: kl.AdaptiveKL, weight: float, *, kl: float, episodes: int) -
     return weight * (1 - error * episodes / self.horizon)
 
 
-def no_temperature(states: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
-    return LOGITS(states, weight, bias, 1.0)
+def no_temperature(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    return TEMPERED(hidden, weight, bias, 1.0)
 
 
 def temperature_in_sampling_only(
@@ -246,7 +251,7 @@ def without_reference(policy: PairLogprobs, reference: PairLogprobs, *, beta: fl
     return dpo_loss(policy, nothing, beta=beta)
 
 
-LOGITS: Callable[[Tensor, Tensor, Tensor | None, float], Tensor] = logprobs._logits
+TEMPERED: Callable[..., tuple[Tensor, Tensor, Tensor | None]] = logprobs._tempered
 
 PPO = [
     Mistake(42, "old over new", PLACE + "policy_gradient.policy_loss", upside_down),
@@ -254,7 +259,7 @@ PPO = [
     Mistake(43, "no second clip", PLACE + "ppo_parts.dual_clipped_policy_loss", no_second_clip),
     Mistake(44, "min for max", PLACE + "ppo_parts.value_loss", less_of_both_values),
     Mistake(47, "the wrong way", "trimtab.losses.kl.AdaptiveKL.updated", wrong_way),
-    Mistake(48, "no temperature in learning", "trimtab.losses.logprobs._logits", no_temperature),
+    Mistake(48, "no temperature in learning", "trimtab.losses.logprobs._tempered", no_temperature),
     Mistake(48, "plain log-probabilities", "trimtab.rollout.engine.draw", temperature_in_sampling_only),
     Mistake(49, "a row is dropped", PLACE + "policy_gradient.micro_batches", the_last_row_is_dropped),
     Mistake(

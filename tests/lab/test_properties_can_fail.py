@@ -20,7 +20,7 @@ from trimtab.lab.properties.property import Lab
 from trimtab.losses import advantages, bradley_terry, dpo, kl, pairs, pointwise, reference_free
 from trimtab.losses import preference as named
 from trimtab.losses.pairs import PairLogprobs
-from trimtab.model import packed, passes, policy
+from trimtab.model import packed, passes, policy, products
 from trimtab.model.device import Numerics
 
 PROPERTIES = {one.number: one for one in [*objective.PROPERTIES, *preference.PROPERTIES]}
@@ -93,15 +93,14 @@ def means(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(world.World, "logprobs", mean_of_tokens)
 
 
-def full_attention(_: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-    return F.scaled_dot_product_attention(query, key, value, scale=scaling)
+def all_seen(_: Any, seen: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(seen.shape, dtype=dtype)
 
 
-def inverted_attention(_: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+def later_seen(_: Any, seen: Tensor, dtype: torch.dtype) -> Tensor:
     """A token sees itself and what comes after it."""
-    queries, keys = query.shape[2], key.shape[2]
-    mask = torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries - 1)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=~mask, scale=scaling)
+    itself = torch.ones_like(seen).tril(seen.shape[1] - seen.shape[0]).triu(seen.shape[1] - seen.shape[0])
+    return torch.zeros(seen.shape, dtype=dtype).masked_fill_(seen & ~itself, -torch.inf)
 
 
 def branches_together(patch: pytest.MonkeyPatch) -> None:
@@ -111,7 +110,11 @@ def branches_together(patch: pytest.MonkeyPatch) -> None:
         parts = []
         for span in layout.spans:
             whole = slice(span.start, span.start + span.prompt + sum(span.responses))
-            parts.append(packed.causal(query[:, :, whole], key[:, :, whole], value[:, :, whole], scaling))
+            pieces = (tensor[:, :, whole] for tensor in (query, key, value))
+            grouped = query.shape[1] != key.shape[1]
+            parts.append(
+                F.scaled_dot_product_attention(*pieces, is_causal=True, scale=scaling, enable_gqa=grouped)
+            )
         return torch.cat(parts, dim=2)
 
     patch.setattr(packed.PackedLayout, "attend", attend)
@@ -130,8 +133,8 @@ PATH: list[tuple[str, tuple[int, ...], Plant]] = [
     ("predictors one too late", (1, 25), with_rows(partial(moved, by=1))),
     ("predictors one too early", (1, 25), with_rows(partial(moved, by=-1))),
     ("a mean over tokens", (1, 13, 25), means),
-    ("no causal mask", (1, 25), instead(packed, "causal", full_attention)),
-    ("an inverted mask", (1, 25), instead(packed, "causal", inverted_attention)),
+    ("no causal mask", (1, 25), instead(products, "_hidden", all_seen)),
+    ("an inverted mask", (1, 25), instead(products, "_hidden", later_seen)),
     ("branches see each other", (25,), branches_together),
     ("positions do not restart", (25,), with_rows(without_restart)),
     ("a prompt token is a label", (25,), with_rows(one_target_wrong)),

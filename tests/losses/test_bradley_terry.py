@@ -16,6 +16,7 @@ from torch import Tensor
 from trimtab.losses.bradley_terry import (
     bradley_terry_loss,
     centring_loss,
+    plackett_luce_loss,
     ranked_right,
     ranking_loss,
 )
@@ -233,6 +234,55 @@ def test_far_rankings_stay_finite(rewards: list[float], dtype: torch.dtype) -> N
 def test_a_ranking_has_two_responses(count: int) -> None:
     with pytest.raises(ValueError, match=f"^a ranking has at least 2 responses, got {count}$"):
         ranking_loss(torch.zeros(3, count))
+
+
+# --- Plackett-Luce ---
+
+
+def chance(rewards: list[float]) -> float:
+    """Of this order, if the best is drawn with odds e^r from all, then the next from the rest."""
+    weights = [math.exp(reward) for reward in rewards]
+    return math.prod(weights[place] / sum(weights[place:]) for place in range(len(weights)))
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_plackett_luce_is_the_chance_of_the_order(count: int) -> None:
+    draw = random.Random(count)
+    rewards = [draw.uniform(-2, 2) for _ in range(count)]
+    chances = 0.0
+    for order in itertools.permutations(rewards):
+        found = float(plackett_luce_loss(numbers(*order)))
+        assert found == pytest.approx(-math.log(chance(list(order))), rel=1e-12)
+        chances += math.exp(-found)
+    assert chances == pytest.approx(1)
+
+
+def test_plackett_luce_of_two_is_a_pair_and_dimensions_are_batches() -> None:
+    chosen, rejected = numbers(*CHOSEN), numbers(*REJECTED)
+    found = plackett_luce_loss(torch.stack([chosen, rejected], -1))
+    torch.testing.assert_close(found, bradley_terry_loss(chosen, rejected))
+
+
+def test_the_gradient_of_plackett_luce_is_chances_less_one() -> None:
+    rewards = numbers(0.5, -1.0, 2.0).requires_grad_()
+    (found,) = torch.autograd.grad(plackett_luce_loss(rewards), rewards)
+    first = [math.exp(one) / sum(map(math.exp, rewards.tolist())) for one in rewards.tolist()]
+    second = [math.exp(one) / (math.exp(-1.0) + math.exp(2.0)) for one in (-1.0, 2.0)]
+    expected = [first[0] - 1, first[1] + second[0] - 1, first[2] + second[1]]
+    assert found.tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_far_plackett_luce_stays_finite() -> None:
+    rewards = numbers(-300.0, 0.0, 300.0, dtype=torch.float32).requires_grad_()
+    loss = plackett_luce_loss(rewards)
+    (found,) = torch.autograd.grad(loss, rewards)
+    assert loss.item() == pytest.approx(900) and found.tolist() == pytest.approx([-1, -1, 2], rel=1e-5)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_plackett_luce_needs_two_responses(count: int) -> None:
+    with pytest.raises(ValueError, match=f"at least 2 responses, got {count}"):
+        plackett_luce_loss(torch.zeros(count))
 
 
 # --- Centring ---

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from trimtab.losses import logprobs
 from trimtab.losses.logprobs import (
-    TILE,
     token_kl,
     token_likeness,
     token_logprobs,
@@ -56,12 +54,12 @@ def exactly(values: list[float]) -> Any:
     return pytest.approx(values, rel=1e-12, abs=1e-12)
 
 
-@pytest.fixture(params=[1, 4, 11, 512])
-def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Tiles of one token, that do not divide the eleven, that are all of them, and larger."""
-    monkeypatch.setattr(logprobs, "TILE", request.param)
-    size: int = request.param
-    return size
+@pytest.fixture(params=[(1, 1), (4, 4), (11, 9), (512, 2), (3, 4096)])
+def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles of one entry, that divide neither tokens nor vocabulary, that are all, and larger."""
+    rows, columns = request.param
+    monkeypatch.setattr(logprobs, "ROWS", rows)
+    monkeypatch.setattr(logprobs, "COLUMNS", columns)
 
 
 # --- Sampled tokens ---
@@ -69,7 +67,7 @@ def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 2.0])
 @pytest.mark.parametrize("biased", ["with bias", "without"])
-def test_logprobs_are_logs_of_the_softmax(temperature: float, biased: str, tile: int) -> None:
+def test_logprobs_are_logs_of_the_softmax(temperature: float, biased: str, tile: None) -> None:
     hidden, weight, bias, targets = problem()
     level = bias if biased == "with bias" else None
     found = token_logprobs(hidden, weight, level, targets, temperature=temperature)
@@ -86,7 +84,7 @@ def test_the_temperature_is_1_if_none_is_given() -> None:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 2.0])
-def test_gradients_of_logprobs_in_closed_form(temperature: float, tile: int) -> None:
+def test_gradients_of_logprobs_in_closed_form(temperature: float, tile: None) -> None:
     """By the logits: (one-hot - softmax) / temperature, carried to states, weight and bias by hand."""
     hidden, weight, bias, targets = problem()
     coefficients = torch.linspace(-1, 2, 11, dtype=torch.float64)
@@ -103,7 +101,7 @@ def test_gradients_of_logprobs_in_closed_form(temperature: float, tile: int) -> 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 2.0])
 @pytest.mark.parametrize("biased", ["with bias", "without"])
-def test_entropy_is_its_definition(temperature: float, biased: str, tile: int) -> None:
+def test_entropy_is_its_definition(temperature: float, biased: str, tile: None) -> None:
     hidden, weight, bias, targets = problem()
     level = bias if biased == "with bias" else None
     logprobs, entropy = token_logprobs_and_entropy(hidden, weight, level, targets, temperature=temperature)
@@ -114,7 +112,7 @@ def test_entropy_is_its_definition(temperature: float, biased: str, tile: int) -
     assert entropy.shape == (11,) and entropy.dtype == torch.float64
 
 
-def test_gradients_of_entropy_in_closed_form(tile: int) -> None:
+def test_gradients_of_entropy_in_closed_form(tile: None) -> None:
     """By the logits: -p (log p + H) / temperature, carried to states, weight and bias by hand."""
     hidden, weight, bias, targets = problem()
     coefficients = torch.linspace(-1, 2, 11, dtype=torch.float64)
@@ -197,7 +195,7 @@ def test_far_logits_stay_finite(scale: float) -> None:
 
 
 @pytest.mark.parametrize("biased", ["with bias", "without"])
-def test_kl_is_its_definition(biased: str, tile: int) -> None:
+def test_kl_is_its_definition(biased: str, tile: None) -> None:
     """Two models that differ in states, weight and bias, so that none can be taken for another."""
     hidden, weight, bias, _ = problem()
     other, other_weight, other_bias, _ = problem(seed=1)
@@ -228,24 +226,16 @@ def test_equal_models_are_exactly_0_apart() -> None:
     assert token_kl(hidden, weight, bias, hidden, weight, bias).tolist() == [0.0] * 11
 
 
-def test_gradients_of_kl_in_closed_form(tile: int) -> None:
-    """By the logits of p: p (log p/q - KL)."""
+def test_kl_is_a_constant() -> None:
     hidden, weight, bias, _ = problem()
-    other, other_weight, other_bias, _ = (one.detach() for one in problem(seed=1))
-    found = token_kl(hidden, weight, bias, other, other_weight, other_bias)
-    ours = torch.autograd.grad(found.sum(), (hidden, weight, bias))
-    p = torch.tensor(softmaxes(hidden, weight, bias), dtype=torch.float64)
-    q = torch.tensor(softmaxes(other, other_weight, other_bias), dtype=torch.float64)
-    by_logits = p * ((p / q).log() - (p * (p / q).log()).sum(1, keepdim=True))
-    for one, expected in zip(ours, (by_logits @ weight, by_logits.T @ hidden, by_logits.sum(0)), strict=True):
-        torch.testing.assert_close(one, expected, rtol=1e-11, atol=1e-13)
+    assert not token_kl(hidden, weight, bias, hidden * 2, weight, bias).requires_grad
 
 
 # --- Likeness ---
 
 
 @pytest.mark.parametrize("biased", ["with bias", "without"])
-def test_likeness_from_whole_softmaxes(biased: str, tile: int) -> None:
+def test_likeness_from_whole_softmaxes(biased: str, tile: None) -> None:
     hidden, weight, bias, targets = problem()
     level = bias if biased == "with bias" else None
     found = token_likeness(hidden, weight, level, targets)
@@ -312,68 +302,154 @@ def test_a_half_precision_model_is_computed_in_float32(dtype: torch.dtype) -> No
         assert torch.equal(found, whole[name]), name
 
 
-def test_float32_even_under_autocast() -> None:
-    inputs = problem(dtype=torch.float32)
-    whole = functions(inputs)
+def test_kl_is_float32_even_under_autocast() -> None:
+    hidden, weight, bias, _ = problem(dtype=torch.float32)
+    whole = token_kl(hidden, weight, bias, hidden.flip(0), weight, bias)
     with torch.autocast("cpu", torch.bfloat16):
-        for name, found in functions(inputs).items():
-            assert found.dtype == torch.float32, name
-            torch.testing.assert_close(found, whole[name], rtol=1e-6, atol=1e-6)
+        assert torch.equal(token_kl(hidden, weight, bias, hidden.flip(0), weight, bias), whole)
 
 
-def test_a_frozen_model_below_still_trains_the_projection(tile: int) -> None:
+# --- bfloat16 products ---
+
+
+def large_problem(level: float) -> Problem:
+    """Logits around a level, as language models have them: there bfloat16 has steps of level / 256."""
+    generator = torch.Generator().manual_seed(3)
+    weight = torch.randn(300, 64, generator=generator)
+    weight[:, 0] = 1
+    hidden = torch.randn(40, 64, generator=generator) * 0.4
+    hidden[:, 0] = level
+    rounded = weight.bfloat16().float().requires_grad_(), hidden.bfloat16().float().requires_grad_()
+    targets = torch.randint(0, 300, (40,), generator=generator)
+    return rounded[1], rounded[0], torch.zeros(300, requires_grad=True), targets
+
+
+@pytest.mark.parametrize("level", [0.0, 24.0, -40.0])
+def test_under_autocast_only_states_and_weights_are_rounded(level: float) -> None:
+    """These are representable, so what is left is far below the step of a logit."""
+    hidden, weight, _, targets = large_problem(level)
+    logits = (hidden.double() @ weight.double().T).detach()
+    expected = torch.log_softmax(logits, 1)[range(40), targets]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = token_logprobs(hidden, weight, None, targets)
+    assert found.dtype == torch.float32
+    # Distances from the target's logit are rounded, by 2^-8 of themselves at most.
+    distance = logits.amax(1) - logits[range(40), targets]
+    error = (found.double() - expected).abs()
+    assert (error <= (distance + 0.2) / 256).all()
+    plain = torch.log_softmax((hidden.bfloat16() @ weight.bfloat16().T).float(), 1)[range(40), targets]
+    if level:
+        assert error.mean() < 0.2 * (plain.double() - expected).abs().mean()
+
+
+@pytest.mark.parametrize("biased", ["with bias", "without"])
+def test_gradients_under_autocast_are_close_to_exact_ones(biased: str) -> None:
+    hidden, weight, bias, targets = large_problem(10.0)
+    level = bias if biased == "with bias" else None
+    leaves = (hidden, weight, bias)[: 3 if level is not None else 2]
+    coefficients = torch.linspace(-1, 2, 40)
+
+    def gradients() -> tuple[Tensor, ...]:
+        logprobs, entropy = token_logprobs_and_entropy(hidden, weight, level, targets, temperature=0.8)
+        alone = token_logprobs(hidden, weight, level, targets, temperature=0.8)
+        return torch.autograd.grad(((logprobs + alone + 0.5 * entropy) * coefficients).sum(), leaves)
+
+    exact = gradients()
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = gradients()
+    for one, other in zip(rounded, exact, strict=True):
+        assert one.dtype == other.dtype
+        assert (one - other).norm() < 0.02 * other.norm()
+
+
+def test_a_target_far_below_the_likeliest_overflows_nothing() -> None:
+    """e^300 is beyond float32: the sum is taken relative to the largest seen so far."""
+    weight = torch.eye(4)
+    hidden = torch.tensor([[300.0, 0, -300, 0]])
+    for context in (torch.autocast("cpu", torch.bfloat16), torch.autocast("cpu", enabled=False)):
+        with context:
+            found = token_logprobs(hidden.expand(4, -1), weight, None, torch.arange(4))
+        assert found.tolist() == pytest.approx([0, -300, -600, -300], abs=1e-3)
+
+
+def test_a_frozen_model_below_still_trains_the_projection(tile: None) -> None:
     hidden, weight, bias, targets = problem()
     expected = torch.autograd.grad(token_logprobs(hidden, weight, bias, targets).sum(), weight)
     found = torch.autograd.grad(token_logprobs(hidden.detach(), weight, bias, targets).sum(), weight)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-13)
 
 
-class Calls:
-    """Counts the tiles that are to be computed again, and how many tokens each had."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function, self.sizes = function, list[int]()
-
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
-        self.sizes.append(len(arguments[1]))
-        return self.function(*arguments, **options)
-
-
-@pytest.fixture
-def checkpoints(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    calls = Calls(checkpoint)
-    monkeypatch.setattr(logprobs, "checkpoint", calls)
-    return calls
+@pytest.fixture(params=[0, 300, 2**30])
+def room(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Bytes for odds that are kept: none, those of some tiles, those of all."""
+    monkeypatch.setattr(logprobs, "KEPT", request.param)
+    monkeypatch.setattr(logprobs, "ROWS", 4)
+    monkeypatch.setattr(logprobs, "COLUMNS", 4)
+    size: int = request.param
+    return size
 
 
-def test_a_tile_is_512_tokens(checkpoints: Calls) -> None:
-    assert TILE == 512
-    inputs = problem(1025)
-    token_logprobs(*inputs)
-    assert checkpoints.sizes == [512, 512, 1]
-
-
-def test_tiles_are_computed_again_only_where_a_gradient_will_ask(checkpoints: Calls) -> None:
+def test_gradients_do_not_depend_on_what_is_kept(room: int) -> None:
     hidden, weight, bias, targets = problem()
-    with torch.no_grad():
-        token_logprobs(hidden, weight, bias, targets)
-    token_logprobs(hidden.detach(), weight.detach(), bias.detach(), targets)
-    token_likeness(hidden, weight, bias, targets)
-    assert checkpoints.sizes == []
-    token_kl(hidden, weight, bias, hidden, weight, bias)
-    assert checkpoints.sizes == [11]
+    coefficients = torch.linspace(-1, 2, 11, dtype=torch.float64)
+    found = torch.autograd.grad(
+        (token_logprobs(hidden, weight, bias, targets) * coefficients).sum(), (hidden, weight, bias)
+    )
+    whole = torch.log_softmax(hidden @ weight.T + bias, 1)[range(11), targets]
+    expected = torch.autograd.grad((whole * coefficients).sum(), (hidden, weight, bias))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-13)
 
 
-def test_no_logits_are_kept_for_the_backward_pass(tile: int) -> None:
-    """What autograd stores between the passes: states and weights, nothing of the size of logits."""
+def test_no_more_is_kept_for_the_backward_pass_than_there_is_room_for(room: int) -> None:
     hidden, weight, bias, targets = problem()
-    kept: list[tuple[int, ...]] = []
+    kept: list[Tensor] = []
 
     def keep(tensor: Tensor) -> Tensor:
-        kept.append(tuple(tensor.shape))
+        kept.append(tensor)
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        token_logprobs(hidden, weight, bias, targets, temperature=0.7)
-        token_kl(hidden, weight, bias, hidden.detach(), weight, bias)
-    assert all(shape[-1:] != (VOCABULARY,) for shape in kept)
+        token_logprobs(hidden, weight, bias, targets)
+    odds = [tensor for tensor in kept if tensor.ndim == 2 and tensor.shape[1] <= 4 and len(tensor) <= 4]
+    assert bool(odds) == bool(room)
+    assert sum(tensor.numel() * 8 for tensor in odds) == min(room // 128 * 128, 11 * VOCABULARY * 8)
+    with torch.no_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        kept.clear()
+        token_logprobs(hidden, weight, bias, targets)
+    assert not kept
+
+
+class Largest(TorchDispatchMode):
+    """The elements of the largest tensor that anything gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = function(*args, **(kwargs or {}))
+        for one in found if isinstance(found, tuple | list) else (found,):
+            if isinstance(one, Tensor):
+                self.elements = max(self.elements, one.numel())
+        return found
+
+
+@pytest.mark.parametrize("context", ["float32", "autocast"])
+def test_nothing_larger_than_a_tile_or_the_weights_is_made(context: str) -> None:
+    tokens, size, vocabulary = 1500, 8, 20_000
+    hidden = torch.randn(tokens, size, requires_grad=True)
+    weight = torch.randn(vocabulary, size, requires_grad=True)
+    targets = torch.randint(0, vocabulary, (tokens,))
+    with Largest() as largest, torch.autocast("cpu", torch.bfloat16, enabled=context == "autocast"):
+        token_logprobs(hidden, weight, None, targets).sum().backward()
+        logprobs, entropy = token_logprobs_and_entropy(hidden, weight, None, targets)
+        (logprobs + entropy).sum().backward()
+        token_kl(hidden, weight, None, hidden, weight, None)
+        token_likeness(hidden, weight, None, targets)
+    assert largest.elements == logprobs_tile() > vocabulary * size
+    assert tokens * vocabulary > 10 * largest.elements
+
+
+def logprobs_tile() -> int:
+    return logprobs.ROWS * logprobs.COLUMNS

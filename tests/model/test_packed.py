@@ -15,7 +15,6 @@ from tiny import tiny_gpt2, tiny_llama, tiny_qwen2, tiny_qwen3
 from trimtab.data.batches import pack
 from trimtab.data.tokens import Example, Response
 from trimtab.errors import ModelError
-from trimtab.model import packed
 from trimtab.model.packed import attention
 from trimtab.model.policy import response_kl, response_logprobs
 
@@ -137,24 +136,3 @@ def test_dropout_and_a_missing_layout_are_refused() -> None:
         attention(torch.nn.Module(), query, query, query, None, layout=SimpleNamespace(), dropout=0.1)
     with pytest.raises(ModelError, match="layout"):
         attention(torch.nn.Module(), query, query, query, None)
-
-
-@pytest.mark.parametrize("autocast", [True, False])
-def test_bfloat16_is_attended_to_in_float32_on_a_cpu(autocast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[torch.dtype] = []
-    usual = packed.F.scaled_dot_product_attention
-
-    def watched(query: Tensor, *rest: Tensor, **options: object) -> Tensor:
-        attended: Tensor = usual(query, *rest, **options)
-        seen.append(attended.dtype)
-        return attended
-
-    monkeypatch.setattr(packed.F, "scaled_dot_product_attention", watched)
-    layout = packed.PackedLayout(pack(examples()).spans)
-    tokens = pack(examples()).input_ids.shape[1]
-    query, key, value = torch.randn(3, 1, 2, tokens, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-        attended = layout.attend(0, query, key, value, 1.0)
-    assert set(seen) == {torch.float32} and attended.dtype == torch.bfloat16
-    exact = layout.attend(0, query.double(), key.double(), value.double(), 1.0)
-    torch.testing.assert_close(attended, exact.bfloat16(), rtol=0, atol=0.01)

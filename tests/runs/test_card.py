@@ -111,3 +111,20 @@ def test_every_stage_has_its_story_and_its_limits(tmp_path: Path, stage: str, st
     text = card(tmp_path, DEV_ROWS, stage=stage)
     assert story in text.split("## Made from")[0]
     assert "Safety has not been evaluated." in "\n".join(section(text, "Limits"))
+
+
+def test_a_reward_model_says_that_others_see_uncentred_scores(tmp_path: Path) -> None:
+    story = card(tmp_path, DEV_ROWS, stage="reward").split("## Made from")[0]
+    assert (
+        "trimtab takes it off; other loaders (transformers' AutoModelForSequenceClassification, vLLM)"
+        in story
+    )
+    assert "ensemble" not in story
+
+
+def test_an_ensemble_says_where_its_members_are(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({**FACTS, "stage": "reward"}))
+    (tmp_path / "config.yaml").write_text(dump_yaml({**SETTINGS, "members": 3}))
+    write_card(tmp_path)
+    story = (tmp_path / "README.md").read_text(encoding="utf-8").split("## Made from")[0]
+    assert "an ensemble of 3: `members/1`" in story

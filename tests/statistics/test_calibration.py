@@ -12,6 +12,7 @@ from trimtab.statistics.calibration import (
     Forecasts,
     calibration,
     equal_mass_edges,
+    fitted_temperature,
     from_margins,
 )
 from trimtab.statistics.rates import score_interval
@@ -173,3 +174,28 @@ def test_right_models_are_seldom_called_wrong(mean, spread, pairs):
         came = (generator.random(pairs) < said) * 1.0
         called.append(calibration(Forecasts(said, came), seed=seed, rounds=100).miscalibrated)
     assert called.count(True) <= 10  # the standard error of 5 in 100 is 2
+
+
+def test_the_temperature_is_found_again():
+    """Choices drawn by sigma(m), margins given as 2.5 m: a grid finds the same maximum."""
+    draw = np.random.default_rng(4)
+    size = draw.normal(0, 1.5, 4000)
+    given = 2.5 * np.where(draw.random(4000) < expit(size), size, -size)
+    found = fitted_temperature(given)
+    grid = np.linspace(1.5, 4, 2501)
+    likelihood = [-np.logaddexp(0, -given / one).sum() for one in grid]
+    assert found == pytest.approx(grid[int(np.argmax(likelihood))], abs=1e-3)
+    assert found == pytest.approx(2.5, rel=0.1)
+    assert fitted_temperature(given / found) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("margins", [[1.0, 2.0, 0.0], [1.0, -2.0], [1.0, -1.0], [0.0, 0.0], [-1.0]])
+def test_where_no_temperature_fits_there_is_none(margins):
+    assert fitted_temperature(margins) is None
+
+
+def test_a_temperature_of_large_and_of_small_margins():
+    for scale in (1e-6, 1.0, 1e6):
+        assert fitted_temperature([3 * scale, 2 * scale, -scale]) == pytest.approx(
+            scale * fitted_temperature([3.0, 2.0, -1.0])
+        )

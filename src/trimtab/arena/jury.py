@@ -10,7 +10,7 @@ from typing import Protocol
 from trimtab.config import build, read_yaml
 from trimtab.errors import ConfigError
 from trimtab.judges import llm
-from trimtab.judges.ensemble import Ensemble
+from trimtab.judges.ensemble import Averaged
 from trimtab.judges.judge import Answer, Scored, ScoringJudge, Unreadable, both_answers
 from trimtab.judges.llm_settings import LLMJudgeSettings
 from trimtab.judges.named import load_judge
@@ -73,7 +73,7 @@ class ScoringJury:
 
     def notes(self) -> tuple[str, ...]:
         """Where several are averaged: how far they agree with each other."""
-        return self.judge.agreement(self.compared) if isinstance(self.judge, Ensemble) else ()
+        return self.judge.agreement(self.compared) if isinstance(self.judge, Averaged) else ()
 
     def _score(self, answers: Sequence[Answer]) -> None:
         new = [answer for answer in dict.fromkeys(answers) if answer not in self.known]

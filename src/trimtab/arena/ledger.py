@@ -79,14 +79,15 @@ def _costs_of(stage: str, folder: Path, runs: Mapping[str, str]) -> list[StageCo
     spent = Cost.from_json(facts["cost"])
     # Measuring and saving are this program's habits, not the method's needs: they stand apart.
     aside = _sum(spent, ("evaluation", "checkpoints"))
-    reference = _sum(spent, ("reference",))
+    timed = _sum(spent, ("reference",))
+    reference = _with_borrowed(timed, facts)
     trained, generated = _tokens(stage, folder, rows)
     needs = _needs(facts, runs)
     own = StageCost(
         stage=kind,
         run=folder.name,
-        wall_s=spent.wall_s - aside.wall_s - reference.wall_s,
-        cpu_s=spent.cpu_s - aside.cpu_s - reference.cpu_s,
+        wall_s=spent.wall_s - aside.wall_s - timed.wall_s,
+        cpu_s=spent.cpu_s - aside.cpu_s - timed.cpu_s,
         peak_memory_bytes=_device_memory(spent, facts),
         host_memory_bytes=spent.host_memory_bytes,
         tokens_trained=trained,
@@ -112,6 +113,14 @@ def _aside(kind: CostStage, time: Part, own: StageCost, *, generated: int | None
         device=own.device,
         needs=(),
     )
+
+
+def _with_borrowed(timed: Part, facts: Mapping[str, Any]) -> Part:
+    """A reference pass that another run had made is charged too: the method could not have done without."""
+    said = facts.get("reference_passes", {}).get("reference") or {}
+    if said.get("from") != "the cache":
+        return timed
+    return Part(timed.wall_s + said["wall_s"], timed.cpu_s + said["cpu_s"])
 
 
 def _sum(spent: Cost, names: Sequence[str]) -> Part:

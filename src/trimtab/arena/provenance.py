@@ -80,7 +80,7 @@ def seed_of(source: str) -> int | None:
 _CURVES = {
     "sft": ("loss",),
     "reward": ("loss", "accuracy"),
-    "dpo": ("loss", "margin"),
+    "dpo": ("loss", "margin", "accuracy"),
     "ppo": (
         "score", "kl", "length", "stopped", "clip_fraction", "approximate_kl", "explained_variance",
         "first_ratio_error",

@@ -13,7 +13,20 @@ import warnings
 import typer
 
 from trimtab import __version__
-from trimtab.cli import answers, data, doctor, evaluations, feedback, models, pipelines, runs, stages, verify
+from trimtab.cli import (
+    answers,
+    data,
+    doctor,
+    evaluations,
+    feedback,
+    merge,
+    models,
+    pipelines,
+    plan,
+    runs,
+    stages,
+    verify,
+)
 from trimtab.cli.text import visible
 from trimtab.errors import Interrupted, ResourceError, TrimtabError
 
@@ -24,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for group in (pipelines, stages, answers, doctor, verify):
+for group in (pipelines, plan, stages, merge, answers, doctor, verify):
     app.registered_commands += group.app.registered_commands
 app.add_typer(data.app, name="data")
 app.add_typer(evaluations.app, name="eval")

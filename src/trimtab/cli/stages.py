@@ -34,9 +34,11 @@ def sft(config: ConfigFile = None, set_: Assignments = None, out: Out = None, re
 def reward(
     config: ConfigFile = None, set_: Assignments = None, out: Out = None, resume: Resume = False
 ) -> None:
-    """Train a Bradley-Terry reward model on comparisons.
+    """Train a Bradley-Terry reward model on comparisons and rankings, or an ensemble of several.
 
     Example: trimtab reward --set model=runs/sft --set data=comparisons.jsonl --out runs/reward
+
+    Example: trimtab reward --set model=runs/sft --set data=comparisons.jsonl --set members=3
     """
     from trimtab.train.settings import RewardSettings
 
@@ -49,7 +51,7 @@ def reward(
 
 @app.command()
 def dpo(config: ConfigFile = None, set_: Assignments = None, out: Out = None, resume: Resume = False) -> None:
-    """Train a policy on comparisons directly, without a reward model.
+    """Train a policy on comparisons directly, without a reward model; with loss=kto on ratings too.
 
     Example: trimtab dpo --set model=runs/sft --set data=comparisons.jsonl --set loss.beta=0.1 --out runs/dpo
     """

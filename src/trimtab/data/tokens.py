@@ -16,11 +16,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trimtab.errors import ConfigError, DataError, ModelError
 from trimtab.formats import Row
-from trimtab.records import Comparison, Demonstration, Message, Prompt
+from trimtab.records import Comparison, Demonstration, Message, Prompt, Rating
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,6 +35,15 @@ class Response:
     """Whether the last id is the stop token; False where the limit cut the response."""
 
 
+class Pair(NamedTuple):
+    """Which of an example's responses a person preferred to which, by their places."""
+
+    better: int
+    worse: int
+    strength: int | None = None
+    """1 slightly, 2 clearly, 3 strongly; None where nobody said."""
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """One prompt's ids, and those of the responses to it: one for a demonstration, two for a pair."""
@@ -43,6 +52,12 @@ class Example:
     responses: tuple[Response, ...]
     weight: float = 1.0
     """What it counts beside the others in a loss: a mean over examples is a mean by weight."""
+    pairs: tuple[Pair, ...] = ()
+    """What was said of the responses; empty: of two, the first is the better."""
+    group: str = ""
+    """Pairs of one person's ranking share a group; empty for one that stands alone."""
+    good: bool | None = None
+    """What a person said of the only response; None where they compared, or said nothing."""
 
     @property
     def tokens(self) -> int:
@@ -284,10 +299,38 @@ def encode_comparisons(codec: Codec, rows: Iterable[Row[Comparison]], limits: Li
             raise UnusableRow("no winner: a tie, or not yet judged")
         return comparison.prompt, comparison.pair
 
-    def weight(comparison: Comparison) -> float:
-        return 1 / sizes[comparison.group] if comparison.group else 1.0
+    def judged(comparison: Comparison) -> dict[str, Any]:
+        assert comparison.verdict is not None, "encode has refused it"
+        return {
+            "weight": 1 / sizes[comparison.group] if comparison.group else 1.0,
+            "pairs": (Pair(0, 1, comparison.verdict.strength),),
+            "group": comparison.group,
+        }
 
-    return _encode(codec, rows, limits, encode, weight)
+    return _encode(codec, rows, limits, encode, judged)
+
+
+def encode_ratings(
+    codec: Codec, rows: Iterable[Row[Rating]], limits: Limits, *, good_from: int | None
+) -> Encoded:
+    """Each rated response as an example with one response and the label.
+
+    Args:
+        good_from: grades from this on are good, lower ones bad; None: graded responses are left out.
+    """
+
+    def encode(rating: Rating) -> tuple[Prompt, Texts]:
+        if rating.grade is not None and good_from is None:
+            raise UnusableRow("a grade, and good_from does not say from which grade on a response is good")
+        return rating.prompt, ((rating.response, True),)
+
+    def label(rating: Rating) -> bool:
+        return bool(rating.label) if rating.grade is None else rating.grade >= (good_from or 0)
+
+    encoded = _encode(codec, rows, limits, encode, lambda rating: {"good": label(rating)})
+    for example in encoded.examples:
+        encoded.counts["good" if example.good else "bad"] += 1
+    return encoded
 
 
 def encode_demonstrations(codec: Codec, rows: Iterable[Row[Demonstration]], limits: Limits) -> Encoded:
@@ -305,7 +348,7 @@ def _encode(
     rows: Iterable[Row[Any]],
     limits: Limits,
     parts: Callable[[Any], tuple[Prompt, Texts]],
-    weight: Callable[[Any], float] = lambda record: 1.0,
+    judged: Callable[[Any], dict[str, Any]] = lambda record: {},
 ) -> Encoded:
     encoded = Encoded()
     for row in rows:
@@ -321,7 +364,7 @@ def _encode(
         except UnusableRow as error:
             encoded.left_out.append((row.where, str(error)))
             continue
-        encoded.examples.append(Example(prompt_ids, encodings, weight(row.record)))
+        encoded.examples.append(Example(prompt_ids, encodings, **judged(row.record)))
         encoded.wheres.append(row.where)
         encoded.counts["chats"] += not isinstance(prompt, str)
         encoded.counts["prompts shortened"] += shortened

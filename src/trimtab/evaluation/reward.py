@@ -7,15 +7,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from trimtab import formats
 from trimtab.errors import DataError
+from trimtab.evaluation.disagreement import Disagreement, disagreement
 from trimtab.evaluation.rewardbench import RowResult, Scorecard, check_rows, row_results, scorecard
 from trimtab.formats.rewardbench import BenchmarkRow, read_benchmark
 from trimtab.formats.rows import Row
+from trimtab.judges.ensemble import Averaged
 from trimtab.judges.judge import Answer, Scored, ScoringJudge, Unreadable
-from trimtab.statistics.calibration import Calibration, calibration, from_margins
+from trimtab.statistics.calibration import Calibration, calibration, fitted_temperature, from_margins
 
 LeftOut = tuple[tuple[str, str], ...]
 """(where, reason) of rows without a result."""
@@ -30,6 +30,10 @@ class RewardEvaluation:
     calibration: Calibration | None
     """Of pairs; None for best-of-n rows, whose scores are compared with several others, and for judges
     whose scores are not in nats."""
+    temperature: float | None
+    """What the scores would be divided by to fit these pairs best; None as above, and where nothing does."""
+    disagreement: Disagreement | None
+    """Between the members of an averaged judge, on pairs; None for others."""
     results: tuple[RowResult, ...]
     left_out: LeftOut
     """Rows that cannot be used, and those that the judge cannot read."""
@@ -64,11 +68,7 @@ def evaluate(
     """
     check_rows(rows)
     began = time.perf_counter()
-    answers = [
-        Answer(row.record.prompt, text, question=row.record.asked)
-        for row in rows
-        for text in row.record.responses
-    ]
+    answers = [_answer(row.record, text) for row in rows for text in row.record.responses]
     found = iter(judge.score(answers))
     scores = [list(itertools.islice(found, len(row.record.responses))) for row in rows]
     seconds = time.perf_counter() - began
@@ -88,10 +88,13 @@ def evaluate(
             found=unread[0][1] if unread else "no rows",
         )
     results = row_results([row for row, _ in kept], [values for _, values in kept])
+    margins = _margins(results) if judge.nats else []
     return RewardEvaluation(
         judge=judge.name,
         card=scorecard(results, seed=seed, rows=[row.record for row in rows]),
-        calibration=_calibration(results, seed) if judge.nats else None,
+        calibration=calibration(from_margins(margins), seed=seed) if margins else None,
+        temperature=fitted_temperature(margins) if margins else None,
+        disagreement=_disagreement(judge, results, seed),
         results=results,
         left_out=(*left_out, *unread),
         seconds=seconds,
@@ -103,8 +106,20 @@ def _reason(values: Sequence[Scored]) -> str:
     return next((value.reason for value in values if isinstance(value, Unreadable)), "")
 
 
-def _calibration(results: Sequence[RowResult], seed: int) -> Calibration | None:
+def _margins(results: Sequence[RowResult]) -> list[float]:
+    """Chosen's score less rejected's; none unless all rows are pairs."""
     if any(result.row.form != "pair" for result in results):
+        return []
+    return [result.chosen[0] - result.rejected[0] for result in results]
+
+
+def _disagreement(judge: ScoringJudge, results: Sequence[RowResult], seed: int) -> Disagreement | None:
+    if not isinstance(judge, Averaged):
         return None
-    margins = np.array([result.chosen[0] - result.rejected[0] for result in results])
-    return calibration(from_margins(margins), seed=seed)
+    pairs = [result.row for result in results if result.row.form == "pair"]
+    asked = [[_answer(row, text) for text in row.responses] for row in pairs]
+    return disagreement(judge, [(chosen, rejected) for chosen, rejected in asked], seed=seed)
+
+
+def _answer(row: BenchmarkRow, text: str) -> Answer:
+    return Answer(row.prompt, text, question=row.asked)

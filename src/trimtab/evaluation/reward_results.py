@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from trimtab.evaluation import disagreement
 from trimtab.evaluation.reward import RewardEvaluation
 from trimtab.evaluation.rewardbench import Scorecard
 from trimtab.pages import page
@@ -38,11 +39,11 @@ def subset_rows(card: Scorecard) -> Rows:
 
 
 def slice_rows(card: Scorecard) -> Rows:
-    """Accuracy by length and by position, the head first."""
+    """Accuracy by who is longer, by length and by position, the head first."""
     rows: Rows = [("rows where", "accuracy", "rows", "ties")]
     return rows + [
         (part.name, part.accuracy.percent(), f"{part.rows:,}", str(part.tied))
-        for part in (*card.lengths, *card.positions)
+        for part in (*card.lengths, *card.sizes, *card.positions)
     ]
 
 
@@ -77,6 +78,11 @@ def sentences(found: RewardEvaluation) -> tuple[str, ...]:
         where, reason = found.left_out[0]
         rows = "1 row is" if len(found.left_out) == 1 else f"{len(found.left_out):,} rows are"
         said.append(f"{rows} left out, such as {where}: {reason}.")
+    if found.disagreement is not None:
+        unit = "nats" if found.calibration is not None else "deviations of their scores"
+        said += disagreement.sentences(found.disagreement, unit)
+    if found.temperature is not None:
+        said.append(f"Divided by {number(found.temperature, 2)}, its scores would fit these pairs best.")
     return tuple(said)
 
 
@@ -104,6 +110,8 @@ def to_json(found: RewardEvaluation, source: str) -> str:
         "headline": headline(found),
         **asdict(found.card),
         "calibration": asdict(found.calibration) if found.calibration else None,
+        "temperature": found.temperature,
+        "disagreement": asdict(found.disagreement) if found.disagreement else None,
         "left_out": found.left_out,
         "seconds": round(found.seconds, 1),
     }

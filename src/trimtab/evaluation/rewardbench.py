@@ -31,6 +31,7 @@ from trimtab.evaluation.rewardbench_subsets import (
     SECOND,
     Benchmark,
 )
+from trimtab.evaluation.row_lengths import longer_side, thirds
 from trimtab.evaluation.ties import (
     HIGHEST,
     LOWEST,
@@ -133,6 +134,8 @@ class Scorecard:
     """Rows on which a correct and an incorrect response share the top."""
     lengths: tuple[Slice, ...]
     """By which side has the longest response, in characters."""
+    sizes: tuple[Slice, ...]
+    """Thirds of the rows by the mean length of their responses, in characters."""
     positions: tuple[Slice, ...]
     """By where the correct response stood in the file; empty where the file always puts it first."""
 
@@ -215,8 +218,9 @@ def scorecard(
         accuracy=accuracy,
         incomplete=tuple(name for name, count in PUBLISHED[benchmark].items() if there[name] != count),
         tied=sum(result.tied for result in results),
-        lengths=_slices(plain, _longest, seed, level),
-        positions=_slices(plain, lambda result: _POSITION[result.row.chosen_stood], seed, level),
+        lengths=_slices(plain, longer_side, seed, level),
+        sizes=_slices(plain, thirds([result.row for result in plain]), seed, level),
+        positions=_slices(plain, lambda row: _POSITION[row.chosen_stood], seed, level),
     )
 
 
@@ -351,12 +355,12 @@ def _accuracy(group: Sequence[RowResult], seed: int, level: float) -> Interval:
 
 
 def _slices(
-    results: Sequence[RowResult], name_of: Callable[[RowResult], str], seed: int, level: float
+    results: Sequence[RowResult], name_of: Callable[[BenchmarkRow], str], seed: int, level: float
 ) -> tuple[Slice, ...]:
     """The rows by name, in the order of names as they sort; those without a name are left out."""
     slices: dict[str, list[RowResult]] = {}
     for result in results:
-        slices.setdefault(name_of(result), []).append(result)
+        slices.setdefault(name_of(result.row), []).append(result)
     return tuple(
         Slice(
             name=name,
@@ -374,10 +378,3 @@ _POSITION: Mapping[Literal["first", "second"] | None, str] = {
     "first": "chosen stood first",
     "second": "chosen stood second",
 }
-
-
-def _longest(result: RowResult) -> str:
-    chosen, rejected = (max(map(len, side)) for side in (result.row.chosen, result.row.rejected))
-    if chosen == rejected:
-        return "same length"
-    return "chosen is longer" if chosen > rejected else "rejected is longer"

@@ -7,6 +7,7 @@ from trimtab.formats.exports.shape import ExportShape, FileKind, Ties
 from trimtab.formats.exports.table import EXPORTS
 from trimtab.formats.exports.write import write_export
 from trimtab.formats.reading import (
+    holds_ratings,
     read_any,
     read_comparisons,
     read_demonstrations,
@@ -32,6 +33,7 @@ __all__ = [
     "SplitFile",
     "Ties",
     "check",
+    "holds_ratings",
     "leakage",
     "prompt_key",
     "read_any",

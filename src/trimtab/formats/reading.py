@@ -57,6 +57,12 @@ def read_ratings(source: str | Path) -> Reading[Rating]:
     return read_shapes(source, RATINGS)
 
 
+def holds_ratings(source: str | Path) -> bool:
+    """Whether the first row is a rating: what learns from pairs and from ratings has to know which."""
+    entries = read_content(source).entries
+    return bool(entries) and any(shape.fits(entries[0][1]) for shape in RATINGS.values())
+
+
 def read_any(source: str | Path, *, dialogues: Dialogues = "chat") -> Reading[Record]:
     """Whatever each row holds."""
     return read_shapes(source, all_shapes(dialogues))

@@ -46,6 +46,10 @@ class Shape(Generic[R]):
     read: Callable[[RawRow], R]
     recognise: Callable[[RawRow], bool] = lambda row: True
 
+    def fits(self, row: RawRow) -> bool:
+        """Whether the row is of this shape."""
+        return all(field in row for field in self.fields) and self.recognise(row)
+
 
 def read_row(row: RawRow, shapes: Mapping[str, Shape[R]]) -> R:
     """The row as a record, by the first shape that recognises it.
@@ -54,7 +58,7 @@ def read_row(row: RawRow, shapes: Mapping[str, Shape[R]]) -> R:
         RowError: what is wrong with the row; a missing field when no shape recognises it.
     """
     for shape in shapes.values():
-        if all(field in row for field in shape.fields) and shape.recognise(row):
+        if shape.fits(row):
             return shape.read(row)
     raise _missing_field(row, shapes)
 

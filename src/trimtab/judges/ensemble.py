@@ -1,8 +1,11 @@
-"""Several judges as one: the mean of their scores, each brought to the same scale.
+"""Several judges as one: the mean of their scores.
 
-Scales differ between reward models, so each member's scores are shifted and divided by their mean and
-deviation over the first answers that are scored together and on which its scores differ. That scale then
-stays: scores from later calls can be compared with the first.
+Scales differ between reward models, so in an `Ensemble` each member's scores are shifted and divided by their
+mean and deviation over the first answers that are scored together and on which its scores differ. That scale
+then stays: scores from later calls can be compared with the first.
+
+The members of one ensemble run (`members=3`) are trained alike, on the same pairs, to the same unit: a
+`MeanReward` averages them as they are, and its scores are in nats as theirs.
 
 Shapes: N = answers, M = members.
 """
@@ -46,12 +49,7 @@ class Ensemble:
 
     def score(self, answers: Sequence[Answer]) -> list[Scored]:
         """The mean standardised score; unreadable where it is so for any member."""
-        columns = [member.score(answers) for member in self.members]
-        rows = [_together(row) for row in zip(*columns, strict=True)]
-        known = {
-            answer: row for answer, row in zip(answers, rows, strict=True) if not isinstance(row, Unreadable)
-        }
-        self.opinions |= known
+        rows = _asked(self.members, answers, self.opinions)
         self._set_scale([row for row in rows if not isinstance(row, Unreadable)])
         return [row if isinstance(row, Unreadable) else self._standardised(row) for row in rows]
 
@@ -60,16 +58,13 @@ class Ensemble:
 
         Pairs of equal answers, on which nobody can differ, are left out.
         """
-        both = [(self.opinions.get(a), self.opinions.get(b)) for a, b in pairs if a != b]
-        read = sorted((a, b) for a, b in both if a is not None and b is not None)
-        if not read:
-            return ()
-        votes = [[_vote(a[member], b[member]) for a, b in read] for member in range(len(self.members))]
-        share = raw_agreement(votes, seed=0).quoted.percent_of("pairs of answers")
-        alpha = ""
-        if len({vote for row in votes for vote in row}) > 1:
-            alpha = f"; Krippendorff's alpha is {nominal_alpha(votes, seed=0).text()}, where 0 is chance"
-        return (f"The {len(self.members)} judges that are averaged agree on {share}{alpha}.",)
+        return _agreement(self.opinions, pairs)
+
+    def margin(self, a: Answer, b: Answer) -> FloatArray:
+        """[M] each member's score of `a` less that of `b`, both read before, in the unit of the mean."""
+        margins = np.subtract(self.opinions[a], self.opinions[b])
+        inverse = np.divide(1.0, self._spread, out=np.zeros_like(self._spread), where=self._spread > 0)
+        return margins * inverse
 
     def _set_scale(self, rows: Sequence[tuple[float, ...]]) -> None:
         """Give a scale to members that have none yet, where their scores differ now."""
@@ -90,6 +85,63 @@ class Ensemble:
         spread = self._spread
         shifted = np.where(spread > 0, np.array(scores) - self._mean, 0.0)
         return float((shifted / np.where(spread > 0, spread, 1.0)).mean())
+
+
+@dataclass
+class MeanReward:
+    """The members of one ensemble run, which score in the same unit."""
+
+    nats: ClassVar[bool] = True
+    name: str
+    """The run."""
+    members: tuple[ScoringJudge, ...]
+    opinions: dict[Answer, tuple[float, ...]] = field(default_factory=dict)
+    """[M] rewards by answer, of all answers that every member could read."""
+
+    def score(self, answers: Sequence[Answer]) -> list[Scored]:
+        """The mean reward; unreadable where it is so for any member."""
+        rows = _asked(self.members, answers, self.opinions)
+        return [row if isinstance(row, Unreadable) else float(np.mean(row)) for row in rows]
+
+    def agreement(self, pairs: Iterable[tuple[Answer, Answer]]) -> tuple[str, ...]:
+        """As for an `Ensemble`."""
+        return _agreement(self.opinions, pairs)
+
+    def margin(self, a: Answer, b: Answer) -> FloatArray:
+        """[M] each member's reward of `a` less that of `b`, both read before, in nats."""
+        return np.subtract(self.opinions[a], self.opinions[b])
+
+
+Averaged = Ensemble | MeanReward
+"""Judges that are several."""
+
+
+def _asked(
+    members: Sequence[ScoringJudge], answers: Sequence[Answer], opinions: dict[Answer, tuple[float, ...]]
+) -> list[tuple[float, ...] | Unreadable]:
+    """All members' scores of each answer; those that all could read are kept in `opinions`."""
+    columns = [member.score(answers) for member in members]
+    rows = [_together(row) for row in zip(*columns, strict=True)]
+    for answer, row in zip(answers, rows, strict=True):
+        if not isinstance(row, Unreadable):
+            opinions[answer] = row
+    return rows
+
+
+def _agreement(
+    opinions: dict[Answer, tuple[float, ...]], pairs: Iterable[tuple[Answer, Answer]]
+) -> tuple[str, ...]:
+    both = [(opinions.get(a), opinions.get(b)) for a, b in pairs if a != b]
+    read = sorted((a, b) for a, b in both if a is not None and b is not None)
+    if not read:
+        return ()
+    members = len(read[0][0])
+    votes = [[_vote(a[member], b[member]) for a, b in read] for member in range(members)]
+    share = raw_agreement(votes, seed=0).quoted.percent_of("pairs of answers")
+    alpha = ""
+    if len({vote for row in votes for vote in row}) > 1:
+        alpha = f"; Krippendorff's alpha is {nominal_alpha(votes, seed=0).text()}, where 0 is chance"
+    return (f"The {members} judges that are averaged agree on {share}{alpha}.",)
 
 
 def _vote(a: float, b: float) -> Preferred:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from trimtab.config import read_yaml
 from trimtab.errors import ConfigError
-from trimtab.judges.ensemble import Ensemble
+from trimtab.judges.ensemble import Ensemble, MeanReward
 from trimtab.judges.function import load_function
 from trimtab.judges.implicit import ImplicitReward
 from trimtab.judges.judge import ScoringJudge
@@ -18,7 +18,7 @@ from trimtab.model.device import Numerics
 from trimtab.model.load import load_config
 from trimtab.model.policy import load_policy
 from trimtab.model.scalar import load_scorer
-from trimtab.runs.run import is_done, read_facts
+from trimtab.runs.run import is_done, members_of, read_facts
 
 FROZEN_BYTES = 4
 KINDS = ("reward", "python", "implicit", "words", "probe")
@@ -64,7 +64,12 @@ def _one(name: str, numerics: Numerics) -> ScoringJudge:
 
 
 def _reward_model(source: str, numerics: Numerics) -> ScoringJudge:
-    """Packed and read at the stop token where trimtab has trained it; others as transformers reads them."""
+    """Packed and read at the stop token where trimtab has trained it; others as transformers reads them.
+
+    A run that is an ensemble is the mean of its members.
+    """
+    if members := members_of(Path(source)):
+        return MeanReward(source, tuple(_reward_model(str(member), numerics) for member in members))
     if hasattr(load_config(source), OWN_MARK):
         scorer = load_scorer(source, numerics, bytes_per_parameter=FROZEN_BYTES)
         return RewardModel(scorer, only_text=_has_only_read_text(Path(source)))

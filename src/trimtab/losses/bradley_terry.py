@@ -49,6 +49,27 @@ def ranking_loss(rewards: Tensor) -> Tensor:
     return bradley_terry_loss(rewards[..., better], rewards[..., worse]).mean(-1)
 
 
+def plackett_luce_loss(rewards: Tensor) -> Tensor:
+    """Negative log-likelihood of a whole ranking: the best is chosen, then the best of the rest, and so on.
+
+    The K - 1 choices are independent in this model, so they are summed; a pair is one choice.
+
+    Args:
+        rewards: [..., K] in the order of preference, best first; K >= 2.
+
+    Returns:
+        [...] nats; the pairwise loss for K = 2.
+    Raises:
+        ValueError: fewer than two responses.
+    Source: Plackett 1975, Applied Statistics 24, 193-202; Luce 1959. Derived in docs/math.md#plackett-luce.
+    """
+    count = rewards.shape[-1]
+    if count < 2:
+        raise ValueError(f"a ranking has at least 2 responses, got {count}")
+    of_those_left = rewards.flip(-1).logcumsumexp(-1).flip(-1)
+    return (of_those_left - rewards)[..., :-1].sum(-1)
+
+
 def centring_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
     """The squared sum of both rewards: added with a small weight it fixes the level that (2) leaves free.
 

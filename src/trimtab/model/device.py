@@ -28,6 +28,16 @@ class Numerics:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.autocast_dtype)
 
+    def casting_once(self) -> AbstractContextManager[object]:
+        """Around several passes between which no weight moves: each weight is rounded once for all of them.
+
+        The passes themselves run in `autocast` within; gradients are computed outside that one, as they are
+        without this. torch forgets the rounded weights where the outermost context ends.
+        """
+        if self.autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, enabled=False)
+
     @property
     def name(self) -> str:
         """For people and run.json: `cpu, bfloat16`."""

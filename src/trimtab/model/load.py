@@ -1,15 +1,18 @@
 """Models and tokenizers from a folder, a run, a bundle, a GGUF file or the hub.
 
 Weights are float32 (the optimizer's master weights; autocast does the rest), safetensors only, and
-never run code from the model's folder. Dropout is off, because ratios between two forward passes of
+never run code from the model's folder. A folder with an adapter stands for its base model with the
+adapter merged. Dropout is off, because ratios between two forward passes of
 the same weights must be exactly 1. What trimtab cannot compute is refused before weights are read.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -18,13 +21,16 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    BitsAndBytesConfig,
 )
 
 from trimtab.data.tokens import Codec
-from trimtab.errors import ModelError, ResourceError
-from trimtab.model import gguf
-from trimtab.model.names import resolve
-from trimtab.model.reading import brief, reading
+from trimtab.errors import ConfigError, ModelError, ResourceError
+from trimtab.model import adapters, gguf
+from trimtab.model.device import Numerics
+from trimtab.model.fused import fuse
+from trimtab.model.names import MERGED_CONFIG, base_of, resolve
+from trimtab.model.reading import brief, reading, without_reports
 from trimtab.model.support import refuse_unsupported
 
 if TYPE_CHECKING:
@@ -34,6 +40,7 @@ __all__ = [
     "load_causal",
     "load_classifier",
     "load_config",
+    "load_in_4bit",
     "load_scalar",
     "load_tokenizer",
     "parameter_count",
@@ -65,6 +72,46 @@ def load_causal(name: str, *, device: str | torch.device, attention: str = "trim
     else:
         model = _load_safetensors(AutoModelForCausalLM, source, config, attention)
     return _ready(model, device, name)
+
+
+def load_in_4bit(name: str, numerics: Numerics) -> PreTrainedModel:
+    """As `load_causal`, with the backbone's matrices as NF4; to be frozen under adapters. Not measured.
+
+    Raises:
+        ConfigError: the device is not CUDA, or bitsandbytes is not installed.
+        ModelError: as `load_causal`.
+    """
+    if numerics.device.type != "cuda":
+        raise ConfigError(
+            "4-bit weights are computed with on CUDA only",
+            where="lora.base",
+            found=f"device {numerics.device}",
+            fix="set lora.base to full",
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            "a package that 4-bit weights need is not installed",
+            where="lora.base",
+            found="no bitsandbytes",
+            fix="pip install 'trimtab[4bit]'",
+        )
+    source, config = resolve(name), _config_to_compute(name, _CAUSAL_ENDINGS)
+    _register("trimtab")
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=numerics.autocast_dtype or torch.float32,
+    )
+    model = _load_safetensors(
+        AutoModelForCausalLM,
+        source,
+        config,
+        "trimtab",
+        quantization_config=quantization,
+        device_map={"": str(numerics.device)},
+    )
+    return _without_dropout_modules(model.eval())
 
 
 def load_scalar(name: str, *, device: str | torch.device, attention: str = "trimtab") -> PreTrainedModel:
@@ -111,10 +158,14 @@ def _register(attention: str) -> None:
 
 
 def _ready(model: PreTrainedModel, device: str | torch.device, name: str) -> PreTrainedModel:
+    return _to(fuse(_without_dropout_modules(model.eval())), device, name)
+
+
+def _without_dropout_modules(model: PreTrainedModel) -> PreTrainedModel:
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
-    return _to(model.eval(), device, name)
+    return model
 
 
 def load_config(name: str) -> PretrainedConfig:
@@ -122,6 +173,9 @@ def load_config(name: str) -> PretrainedConfig:
     source = resolve(name)
     if _is_gguf(source):
         return gguf.load_config(Path(source))
+    if (base := base_of(source)) is not None:
+        own = Path(source) / MERGED_CONFIG
+        source = own if own.is_file() else base
     with reading("the config", source):
         return AutoConfig.from_pretrained(source, trust_remote_code=False)
 
@@ -140,6 +194,8 @@ def load_tokenizer(name: str) -> Codec:
     if _is_gguf(source):
         tokenizer = gguf.load_tokenizer(Path(source))
     else:
+        if (base := base_of(source)) is not None and not (Path(source) / "tokenizer_config.json").is_file():
+            source = base
         with reading("the tokenizer", source):
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     stop = stop_token(tokenizer)
@@ -261,22 +317,31 @@ def _load_safetensors(
     source: Path | str,
     config: PretrainedConfig,
     attention: str | None,
+    **options: Any,
 ) -> PreTrainedModel:
-    if isinstance(source, Path):
-        _refuse_pickles(source)
-    with reading("the weights", source):
+    base = base_of(source)
+    begun = source if base is None else base
+    for folder in (source, begun):
+        if isinstance(folder, Path):
+            _refuse_pickles(folder)
+    with reading("the weights", begun), nullcontext() if base is None else without_reports():
         model, report = kind.from_pretrained(
-            source,
+            begun,
             config=config,
             dtype=torch.float32,
             attn_implementation=attention,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            **options,
         )
-    _refuse_missing(report["missing_keys"], source)
     loaded: PreTrainedModel = model
-    return loaded
+    if base is None:
+        _refuse_missing(report["missing_keys"], source)
+        return loaded
+    heads = tuple(f"{head}." for head in adapters.saved_heads(Path(source)))
+    _refuse_missing([key for key in report["missing_keys"] if not key.startswith(heads)], begun)
+    return adapters.merged(loaded, Path(source))
 
 
 def _refuse_pickles(folder: Path) -> None:

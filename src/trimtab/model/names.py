@@ -7,12 +7,19 @@ obtained is an error that names the command.
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from trimtab.errors import ModelError
 from trimtab.model import bundles
+from trimtab.runs.run import MEMBERS, members_of
+
+ADAPTER_CONFIG = "adapter_config.json"
+"""By this file a folder is known to hold an adapter to another model."""
+MERGED_CONFIG = "merged_config.json"
+"""Beside it, from trimtab: the config of the model that base and adapter make."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -20,8 +27,8 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 def resolve(name: str) -> Path | str:
     """The model meant by `name`.
 
-    Tried in this order: a folder (a model, or a finished run's `model/`), a `.gguf` file, a model that the
-    package carries, a bundle that `trimtab models get` has obtained, a hub id.
+    Tried in this order: a folder (a model, an adapter, or a finished run's `model/`), a `.gguf` file, a model
+    that the package carries, a bundle that `trimtab models get` has obtained, a hub id.
 
     Returns:
         A Path for what lies on this machine, text for a hub id.
@@ -45,8 +52,37 @@ def resolve(name: str) -> Path | str:
     return name
 
 
+def base_of(resolved: Path | str) -> Path | str | None:
+    """The model that an adapter's folder belongs to, resolved; None for what is no adapter.
+
+    Raises:
+        ModelError: the adapter names no base model, one that is not there, or one that is an adapter itself.
+    """
+    path = Path(resolved) / ADAPTER_CONFIG
+    if isinstance(resolved, str) or not path.is_file():
+        return None
+    try:
+        base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
+        found = resolve(str(base))
+    except (OSError, ValueError, LookupError, TypeError, ModelError) as error:
+        raise ModelError(
+            "the base model of this adapter cannot be found",
+            where=str(path),
+            found=" ".join(str(error).split()),
+            fix="set base_model_name_or_path there to where the base model is now",
+        ) from error
+    if isinstance(found, Path) and (found / ADAPTER_CONFIG).is_file():
+        raise ModelError(
+            "the base model of this adapter is an adapter itself",
+            where=str(path),
+            found=str(base),
+            fix="merge that one first: trimtab merge",
+        )
+    return found
+
+
 def _folder(path: Path) -> Path:
-    if (path / "config.json").is_file():
+    if _holds_model(path):
         return path
     if (path / "run.json").is_file() or (path / "config.yaml").is_file() or (path / "model").is_dir():
         return _run(path)
@@ -67,7 +103,14 @@ def _run(path: Path) -> Path:
             found="no DONE in the run folder",
             fix="finish it with --resume, or name a finished run",
         )
-    if not (path / "model" / "config.json").is_file():
+    if members := members_of(path):
+        raise ModelError(
+            "the run is an ensemble, and one model is needed here",
+            where=str(path),
+            found=f"{len(members)} reward models in {path / MEMBERS}",
+            fix=f"name one of them: {members[0]}",
+        )
+    if not _holds_model(path / "model"):
         raise ModelError(
             "the run made no model",
             where=str(path),
@@ -75,6 +118,10 @@ def _run(path: Path) -> Path:
             fix="name a run of sft, reward, dpo or ppo",
         )
     return path / "model"
+
+
+def _holds_model(path: Path) -> bool:
+    return (path / "config.json").is_file() or (path / ADAPTER_CONFIG).is_file()
 
 
 def _file(path: Path) -> Path:

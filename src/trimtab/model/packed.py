@@ -14,18 +14,21 @@ name, here for what a layer asks for, and in `model.load` for what a config anno
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Any, Protocol, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from trimtab.data.batches import PackedRow, Span
 from trimtab.errors import ModelError
+from trimtab.model import products, varlen
 
 NAME = "trimtab"
+Made = TypeVar("Made")
 
 # Keywords that models pass along and that change nothing about who attends to whom, or how.
 _HARMLESS = frozenset(
@@ -66,68 +69,31 @@ class PackedLayout:
     spans: tuple[Span, ...]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        """One scaled-dot-product call for prompt and first branch, one for each further branch."""
-        exact = _computed_in(query)
-        # Autocast would cast back, piece by piece.
-        with torch.autocast(query.device.type, enabled=False):
-            attended = self._attend(query.to(exact), key.to(exact), value.to(exact), scaling)
-        return attended.to(query.dtype)
+        """Of each example by itself, in the arithmetic of the values."""
+        if query.device.type == "cpu":
+            # Autocast would compute the softmax apart, and cast piece by piece.
+            with torch.autocast("cpu", enabled=False):
+                plan = self._blocks(value.dtype)
+                return products.attend(query[0], key[0], value[0], plan, scaling).unsqueeze(0)
+        return varlen.attend(query, key, value, self._pieces(query.device), scaling)
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        # Split, not sliced piece by piece: the gradient of a slice is as large as the whole row.
-        split = (torch.split(tensor, self._lengths, dim=2) for tensor in (query, key, value))
-        pieces = zip(*split, strict=True)
-        parts: list[Tensor] = []
-        for span in self.spans:
-            queries, keys, values = next(pieces)
-            parts.append(causal(queries, keys, values, scaling))
-            prompt_keys, prompt_values = keys[:, :, : span.prompt], values[:, :, : span.prompt]
-            for _ in span.responses[1:]:
-                queries, keys, values = next(pieces)
-                keys = torch.cat([prompt_keys, keys], dim=2)
-                values = torch.cat([prompt_values, values], dim=2)
-                parts.append(causal(queries, keys, values, scaling))
-        return torch.cat(parts, dim=2)
+    def _blocks(self, dtype: torch.dtype) -> list[products.Block]:
+        """Made once for all layers."""
+        return self._made(("blocks", dtype), lambda: products.blocks(self.spans, dtype))
 
-    @property
-    def _lengths(self) -> list[int]:
-        """Of the pieces: prompt and first branch together, then each further branch."""
-        return [
-            length
-            for span in self.spans
-            for length in (span.prompt + sum(span.responses[:1]), *span.responses[1:])
-        ]
+    def _pieces(self, device: torch.device) -> varlen.Plan:
+        """Made once for all layers."""
+        return self._made(("pieces", device), lambda: varlen.plan(self.spans, device))
 
+    def _made(self, key: tuple[object, ...], make: Callable[[], Made]) -> Made:
+        if key not in self._plans:
+            self._plans[key] = make()
+        made: Made = self._plans[key]
+        return made
 
-def _computed_in(query: Tensor) -> torch.dtype:
-    """float32 for bfloat16 on a CPU, whose backward pass takes 2 to 3 times as long over short sequences.
-
-    No slower up to 512 tokens, 20 % beyond 1,000 (docs/log.md); more exact everywhere.
-    """
-    on_cpu = query.device.type == "cpu" and query.dtype == torch.bfloat16
-    return torch.float32 if on_cpu else query.dtype
-
-
-def causal(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-    """Attention of the last Q of S positions.
-
-    Args:
-        query: [B, H, Q, D]; key and value: [B, K, S, D].
-
-    Returns:
-        [B, H, Q, D].
-    """
-    queries, keys = query.shape[2], key.shape[2]
-    grouped = query.shape[1] != key.shape[1]
-    if queries == keys:
-        return F.scaled_dot_product_attention(
-            query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped
-        )
-    # is_causal aligns the triangle top left; these queries are the last positions, so bottom right.
-    mask = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)
-    return F.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, scale=scaling, enable_gqa=grouped
-    )
+    @cached_property
+    def _plans(self) -> dict[tuple[object, ...], Any]:
+        return {}
 
 
 def attention(

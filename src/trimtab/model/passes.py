@@ -43,7 +43,7 @@ def over_rows(
         One tensor an example, in order, on the CPU.
     """
     results: list[Tensor] = [torch.empty(0)] * len(examples)
-    with progress.bar(name, len(examples), unit="examples") as bar:
+    with numerics.casting_once(), progress.bar(name, len(examples), unit="examples") as bar:
         for group in micro_batches(examples, row_tokens):
             row = pack([examples[index] for index in group]).to(numerics.device)
             with numerics.autocast():

@@ -49,6 +49,17 @@ def without_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+@contextmanager
+def without_reports() -> Iterator[None]:
+    """Keep transformers from warning of weights that a base lacks, where that is checked later."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
 def brief(error: Exception, limit: int = 300) -> str:
     """The error's first paragraph on one line, at most `limit` characters."""
     text = " ".join(str(error).strip().split("\n\n")[0].split()) or type(error).__name__

@@ -87,21 +87,29 @@ def new_scorer(
     """
     require_memory(numerics.device, load.parameter_count(source) * bytes_per_parameter, source)
     codec = load.load_tokenizer(source)
-    model = _with_head(load.load_causal(source, device="cpu"), codec.pad_id, source)
-    initialise_head(model, generator)
+    model = with_new_head(load.load_causal(source, device="cpu"), codec, generator, source)
     return Scorer(model.to(numerics.device), codec, numerics, source)
 
 
-def _with_head(policy: PreTrainedModel, pad_id: int, source: str) -> PreTrainedModel:
-    """The policy's backbone in transformers' sequence classifier of its family, with one label."""
+def with_new_head(
+    policy: PreTrainedModel, codec: Codec, generator: torch.Generator, source: str
+) -> PreTrainedModel:
+    """The policy's own backbone in transformers' sequence classifier of its family, with one label.
+
+    Raises:
+        ModelError: transformers has no scalar head for its kind.
+    """
     config = copy.deepcopy(policy.config)
-    config.num_labels, config.pad_token_id = 1, pad_id
+    config.num_labels, config.pad_token_id = 1, codec.pad_id
     config.architectures = None
+    config.problem_type = "regression"  # for pipelines and vLLM: the score itself, not its sigmoid
+    config.id2label, config.label2id = {0: "reward"}, {"reward": 0}
     config.reward_bias = 0.0  # until the scores are centred; and the mark of trimtab's own reward models
     try:
-        model = AutoModelForSequenceClassification.from_config(
-            config, attn_implementation=policy.config._attn_implementation
-        )
+        with torch.device("meta"):
+            model = AutoModelForSequenceClassification.from_config(
+                config, attn_implementation=policy.config._attn_implementation
+            )
     except ValueError as error:
         raise ModelError(
             "transformers has no scalar head for this kind of model",
@@ -109,7 +117,12 @@ def _with_head(policy: PreTrainedModel, pad_id: int, source: str) -> PreTrainedM
             found=f"model_type = {config.model_type}",
             fix="begin from a model that has a ...ForSequenceClassification class",
         ) from error
-    model.base_model.load_state_dict(policy.base_model.state_dict())
+    assert type(model.base_model) is type(policy.base_model), "the families have one backbone each"
+    setattr(model, model.base_model_prefix, policy.base_model)
+    head = _head(model).to_empty(device=policy.device)
+    if head.bias is not None:
+        nn.init.zeros_(head.bias)
+    initialise_head(model, generator)
     scored: PreTrainedModel = model.eval()
     return scored
 

@@ -220,7 +220,13 @@ def _dpo(world: World, numerics: Numerics, pairs: list[Any], steps: int, name: s
     policy = reference_of(world, numerics)
     settings = build(
         DPOSettings,
-        {**_COMMON, **_whole_batches(len(pairs), steps), "loss": {"beta": world.beta}, "seed": seed},
+        {
+            **_COMMON,
+            **_whole_batches(len(pairs), steps),
+            "loss": {"beta": world.beta},
+            "reference": {"cache": 0},  # a world of its own, of no use to other runs
+            "seed": seed,
+        },
     )
     missing = _gap_from(world, policy)
     begun = missing()

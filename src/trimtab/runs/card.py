@@ -13,10 +13,21 @@ from trimtab.runs.run import read_facts, read_metrics
 _STORY = {
     "sft": "A language model fine-tuned on demonstrations: the loss counts response tokens only.",
     "reward": "A reward model: it scores a response at its last token, as people's comparisons taught it "
-    "(Bradley-Terry). The reward is the score less `reward_bias` of config.json.",
+    "(Bradley-Terry). The reward is the score less `reward_bias` of config.json. trimtab takes it off; other "
+    "loaders (transformers' AutoModelForSequenceClassification, vLLM) give the score without that: the same "
+    "ranking from another zero. They must read the text up to and with the stop token that ends the "
+    "response: what a chat template writes after it is not to be scored.",
     "dpo": "A language model trained on comparisons with direct preference optimization.",
     "ppo": "A language model trained with PPO against a reward model, with a KL penalty.",
 }
+_ENSEMBLE = (
+    "This run is an ensemble of {count}: `members/1`, `members/2`, ... are reward models of their own, with "
+    "model cards of their own. trimtab's judges take the mean of their rewards."
+)
+_ADAPTER = (
+    "The folder `model/` holds a LoRA adapter to the model that it was trained from (the first line below): "
+    "peft loads it, transformers too, and `trimtab merge` makes a model of its own of both."
+)
 _LIMITS = (
     "It has learned from this data alone, with its mistakes, its taste and its gaps.",
     "A reward model's score is a proxy for what people want; a policy trained against it can earn the "
@@ -32,6 +43,8 @@ def write_card(folder: Path) -> None:
     parts = [
         f"# {folder.name}",
         _STORY[stage],
+        *([_ADAPTER] if settings.get("lora") else []),
+        *([_ENSEMBLE.format(count=settings["members"])] if settings.get("members", 1) > 1 else []),
         "## Made from",
         _table(("what", "source", "SHA-256"), _sources(facts)),
         "## Measured",

@@ -6,7 +6,7 @@ NAME/config.yaml      every setting as used
      samples.jsonl    what the model said at each evaluation
      left_out.jsonl   rows that could be read but not used, with the reason
      checkpoints/     while the run is under way
-     model/           the result
+     model/           the result; of an ensemble members/1, members/2, ..., each a run
      README.md        the model card
      DONE             written last
 """
@@ -36,8 +36,10 @@ from trimtab.runs.files import write_json, write_text
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 # Settings that say where and how often, not what is computed; a resumed run may change them.
-_FREE_TO_CHANGE = ("checkpoint_every", "row_tokens")
+_FREE_TO_CHANGE = ("checkpoint_every", "row_tokens", "memory_limit")
 _LOGS = ("metrics.jsonl", "samples.jsonl")
+MEMBERS = "members"
+"""The folder of an ensemble's runs in its own run folder."""
 _JUST_OPENED = (".lock", ".config.yaml.tmp", "config.yaml", "run.json", ".run.json.tmp", "left_out.jsonl")
 
 
@@ -174,6 +176,12 @@ def _opened(folder: Path, stage: str, settings: Settings, lock: IO[str]) -> Run:
 def is_done(folder: Path) -> bool:
     """Whether the folder holds a finished run."""
     return (folder / "DONE").exists()
+
+
+def members_of(folder: Path) -> tuple[Path, ...]:
+    """The runs of a finished ensemble, in order; none for any other folder."""
+    found = (folder / MEMBERS).glob("*/DONE") if is_done(folder) else []
+    return tuple(sorted((path.parent for path in found), key=lambda member: int(member.name)))
 
 
 def finished(source: str) -> str:

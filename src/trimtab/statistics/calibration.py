@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from scipy.optimize import brentq
 from scipy.special import expit
 
 from trimtab.statistics.intervals import Interval, check_level
@@ -98,6 +99,31 @@ def from_margins(margins: FloatArray | Sequence[float]) -> Forecasts:
     if values.ndim != 1 or not values.size or np.isnan(values).any():
         raise ValueError("margins must be one or more numbers, in one row")
     return Forecasts(expit(np.abs(values)), np.heaviside(values, 0.5))
+
+
+def fitted_temperature(margins: FloatArray | Sequence[float]) -> float | None:
+    """What margins must be divided by for sigma(margin) to make people's choices most likely.
+
+    Above 1 the model was surer than it should be. Fitted to the same pairs it flatters itself on them.
+
+    Args:
+        margins: [N] chosen's reward less rejected's, in nats.
+    Returns:
+        None where there is no such number: no pair is wrong, or the sum of margins is not above 0.
+    Source: Guo et al. 2017, arXiv:1706.04599 (temperature scaling), for two classes.
+    """
+    values = np.asarray(margins, dtype=np.float64)
+
+    def slope(inverse: float) -> float:
+        """Of the log-likelihood, which is concave: it falls from half the sum of margins."""
+        return float((values * expit(-inverse * values)).sum())
+
+    if not (values < 0).any() or slope(0.0) <= 0:
+        return None
+    high = 1.0
+    while slope(high) > 0:
+        high *= 2
+    return 1 / float(brentq(slope, 0.0, high))
 
 
 def equal_mass_edges(probabilities: FloatArray, bins: int = 10) -> FloatArray:

@@ -17,12 +17,17 @@ def answer_samples(
     policy: Policy, dev_set: Sequence[Example], settings: StageSettings, run: Run, *, step: int
 ) -> None:
     """Answer the first few dev prompts and keep the answers."""
-    sampling = Sampling(max_new=settings.max_response, stop_ids=(policy.codec.stop_id,))
-    chosen = dev_set[: settings.samples]
-    seeds = [loop.seed_for(settings.seed, "samples", index) for index in range(len(chosen))]
     with run.meter.timed("evaluation"):
-        answers = answer(policy, chosen, sampling, seeds, name="samples")
+        answers = answer_first(policy, dev_set, settings)
     run.sample(step, [as_row(policy, one) for one in answers])
+
+
+def answer_first(policy: Policy, dev_set: Sequence[Example], settings: StageSettings) -> list[Rollout]:
+    """One answer to each of the first few dev prompts, sampled at temperature 1."""
+    sampling = Sampling(max_new=settings.max_response, stop_ids=(policy.codec.stop_id,))
+    prompts = list({example.prompt: example for example in dev_set}.values())[: settings.samples]
+    seeds = [loop.seed_for(settings.seed, "samples", index) for index in range(len(prompts))]
+    return answer(policy, prompts, sampling, seeds, name="samples")
 
 
 def as_row(policy: Policy, answer: Rollout) -> dict[str, object]:

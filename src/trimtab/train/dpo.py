@@ -1,50 +1,53 @@
 """Direct preference optimization: learn from comparisons without a reward model.
 
 Compute the reference's log-probabilities once, then raise the chosen response above the rejected
-one, measured against the reference. The reference is the policy as it was before this stage. Every
-loss of `losses.preference` is trained this way; one that reads no reference goes without its pass.
+one, measured against the reference. The reference is the policy as it was before this stage, or follows
+it (`train.reference`). Every loss of `losses.preference` is trained this way; one that reads no reference
+goes without its pass. Responses that were rated one by one are in `train.unpaired`.
 
 Dimensions: P = pairs of a batch, N = tokens of their responses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from trimtab.data.tokens import Example
 from trimtab.errors import ConfigError
-from trimtab.losses.bradley_terry import ranked_right
-from trimtab.losses.pairs import PairLoss
 from trimtab.losses.preference import PreferenceLoss
-from trimtab.model.passes import over_rows, response_tokens
 from trimtab.model.policy import Policy, response_likeness, response_logprobs
 from trimtab.runs import progress
-from trimtab.runs.files import replace_file
 from trimtab.runs.run import Run
-from trimtab.train import inputs, loop
-from trimtab.train.answers import answer_samples
-from trimtab.train.measures import Mean, Share, log_measures
+from trimtab.train import inputs, loop, unpaired
+from trimtab.train.distance import answer_and_compare
+from trimtab.train.measures import log_measures
+from trimtab.train.memory import within_limit
 from trimtab.train.models import finish, load_policy
+from trimtab.train.pair_metrics import dev_measures, pairs_of, step_metrics, together
 from trimtab.train.pairs import lengths_of, loss_inputs, token_values_read, with_mismatches
+from trimtab.train.reference import Moving, Reference, Still, logprobs_before, over_tokens
 from trimtab.train.settings import DPOSettings
-
-COMPUTE = {"policy": response_logprobs, "reference": response_logprobs, "likeness": response_likeness}
-"""How each value of a token is computed, from a model and a row."""
 
 
 def train(settings: DPOSettings, run: Run) -> None:
     """Run the stage in an open run folder; goes on where a checkpoint left off."""
-    policy = load_policy(settings, run, copies=loop.TRAINED_BYTES)
-    train_set, dev_set = inputs.comparisons(settings, policy.codec, run)
+    policy, train_set, dev_set = begin(settings, run)
+    settings = within_limit(policy, train_set, settings, run)
     optimize(policy, train_set, dev_set, settings, run)
-    answer_samples(policy, dev_set, settings, run, step=loop.total_steps(len(train_set), settings))
+    answer_and_compare(policy, dev_set, settings, run, step=loop.total_steps(len(train_set), settings))
     finish(policy, run)
+
+
+def begin(settings: DPOSettings, run: Run) -> tuple[Policy, list[Example], list[Example]]:
+    """The model and the data that the stage begins with."""
+    rated = unpaired.is_for(settings)
+    second = loop.FROZEN_BYTES if settings.reference.every else 0
+    policy = load_policy(settings, run, copies=loop.trained_bytes(settings.optimizer) + second)
+    read = inputs.ratings if rated else inputs.comparisons
+    return policy, *read(settings, policy.codec, run)
 
 
 def optimize(
@@ -60,24 +63,57 @@ def optimize(
     _refuse_weights(loss, train_set)
     if "mismatch" in loss.inputs:
         train_set, dev_set = with_mismatches(train_set), with_mismatches(dev_set)
-    with run.meter.timed("reference"):
-        train_reference = reference_logprobs(policy, train_set, settings, run, "reference")
-    with run.meter.timed("evaluation"):
-        dev_reference = reference_logprobs(policy, dev_set, settings, run, "dev_reference")
+    reference, dev_reference = references(policy, train_set, dev_set, settings, run)
     total = loop.total_steps(len(train_set), settings)
     learner = loop.Learner(policy.model, settings.optimizer, total)
     learner.restore(run, "dpo")
-    if run.step == 0:
-        measure(policy, dev_set, dev_reference, settings, run, step=0)
     learn = learn_together if loss.needs_whole_batch else learn_by_rows
+    look = measure
+    if train_set[0].good is not None:
+        learn, look = unpaired.learn, unpaired.measure
+    if run.step == 0:
+        look(policy, dev_set, dev_reference, settings, run, step=0)
 
     def step(indices: list[int]) -> dict[str, float]:
         batch = [train_set[index] for index in indices]
-        reference = [train_reference[index] for index in indices] if train_reference else []
-        return {**learn(policy, batch, reference, settings), **learner.step()}
+        metrics = {**learn(policy, batch, reference.of(indices), settings), **learner.step()}
+        reference.follow(learner.steps)
+        return metrics
 
-    loop.go_through(run, learner, train_set, settings, name="dpo", learn=step, watch=watch)
-    measure(policy, dev_set, dev_reference, settings, run, step=total)
+    loop.go_through(
+        run,
+        learner,
+        train_set,
+        settings,
+        name="dpo",
+        learn=step,
+        watch=watch,
+        beside=reference.tensors,
+    )
+    look(policy, dev_set, dev_reference, settings, run, step=total)
+
+
+def references(
+    policy: Policy,
+    train_set: Sequence[Example],
+    dev_set: Sequence[Example],
+    settings: DPOSettings,
+    run: Run,
+) -> tuple[Reference, list[Tensor]]:
+    """The reference that is trained against, and the dev set's log-probabilities under the policy as given.
+
+    Dev measures say how far the policy has come since the stage began, also where the reference follows it.
+    """
+    if "reference" not in token_values_read(settings.loss.chosen()):
+        return Still([]), []
+    reference: Reference
+    if settings.reference.every:
+        reference = Moving(policy, train_set, settings, run, every=settings.reference.every)
+    else:
+        with run.meter.timed("reference"):
+            reference = Still(logprobs_before(policy, train_set, settings, run, "reference"))
+    with run.meter.timed("evaluation"):
+        return reference, logprobs_before(policy, dev_set, settings, run, "dev_reference")
 
 
 def learn_by_rows(
@@ -91,21 +127,22 @@ def learn_by_rows(
     """
     loss = settings.loss.chosen()
     weight = sum(example.weight for example in batch)
-    sums: dict[str, float] = {}
-    for group, row in loop.rows(batch, settings.row_tokens, policy.numerics.device):
-        lengths = lengths_of([batch[index] for index in group], policy.numerics.device)
-        with policy.numerics.autocast():
-            values = {"policy": response_logprobs(policy.model, row)}
-            if "likeness" in loss.inputs:
-                values["likeness"] = response_likeness(policy.model, row)
-        if reference:
-            values["reference"] = torch.cat([reference[index] for index in group]).to(lengths.device)
-        read = loss_inputs(loss, values, lengths)
-        pairs = loss(**read)
-        shares = row.weights.view_as(lengths)[:, 0] / weight
-        torch.autograd.backward((shares * pairs.loss).sum())
-        _add(sums, _summary(pairs, read), shares)
-    return sums
+    parts = []
+    with policy.numerics.casting_once():
+        for group, row in loop.rows(batch, settings.row_tokens, policy.numerics.device):
+            lengths = lengths_of([batch[index] for index in group], policy.numerics.device)
+            with policy.numerics.autocast():
+                values = {"policy": response_logprobs(policy.model, row)}
+                if "likeness" in loss.inputs:
+                    values["likeness"] = response_likeness(policy.model, row)
+            if reference:
+                values["reference"] = torch.cat([reference[index] for index in group]).to(lengths.device)
+            read = loss_inputs(loss, values, lengths)
+            pairs = loss(**read)
+            shares = row.weights.view_as(lengths)[:, 0] / weight
+            torch.autograd.backward((shares * pairs.loss).sum())
+            parts.append(pairs_of(pairs, read, lengths, shares))
+    return step_metrics(together(parts), side_of(loss))
 
 
 def learn_together(
@@ -120,43 +157,20 @@ def learn_together(
     device = policy.numerics.device
     values = token_values(policy, batch, loss, settings, "pairs")
     leaves = [value.to(device).requires_grad_() for value in values["policy"]]
+    lengths = lengths_of(batch, device)
     read = loss_inputs(
-        loss,
-        {"policy": torch.cat(leaves), "reference": torch.cat(list(reference)).to(device)},
-        lengths_of(batch, device),
+        loss, {"policy": torch.cat(leaves), "reference": torch.cat(list(reference)).to(device)}, lengths
     )
     pairs = loss(**read)
     weights = torch.tensor([example.weight for example in batch], device=device)
     shares = weights / weights.sum()
     gradients = torch.autograd.grad((shares * pairs.loss).sum(), leaves)
-    for group, row in loop.rows(batch, settings.row_tokens, device):
-        with policy.numerics.autocast():
-            logprobs = response_logprobs(policy.model, row)
-        torch.autograd.backward(logprobs, torch.cat([gradients[index] for index in group]))
-    sums: dict[str, float] = {}
-    _add(sums, _summary(pairs, read), shares)
-    return sums
-
-
-def reference_logprobs(
-    policy: Policy, examples: Sequence[Example], settings: DPOSettings, run: Run, name: str
-) -> list[Tensor]:
-    """Log-probabilities of each example's response tokens under the policy as it was given.
-
-    Computed once and kept in the run folder, so that a resumed run, whose policy has moved,
-    still has the same reference; it is refused if its data or its parent have changed. Empty where the
-    loss reads no reference.
-    """
-    if not examples or "reference" not in token_values_read(settings.loss.chosen()):
-        return []
-    path = run.folder / f"{name}.safetensors"
-    if not path.exists():
-        assert run.step == 0, "a checkpoint is only written after the reference"
-        values = over_tokens(policy, examples, "reference", settings, name)
-        with replace_file(path) as temporary:
-            save_file({"logprobs": torch.cat(values)}, temporary)
-    counts = [response_tokens(example) for example in examples]
-    return list(torch.split(load_file(path)["logprobs"], counts))
+    with policy.numerics.casting_once():
+        for group, row in loop.rows(batch, settings.row_tokens, device):
+            with policy.numerics.autocast():
+                logprobs = response_logprobs(policy.model, row)
+            torch.autograd.backward(logprobs, torch.cat([gradients[index] for index in group]))
+    return step_metrics(together([pairs_of(pairs, read, lengths, shares)]), side_of(loss))
 
 
 def token_values(
@@ -176,7 +190,7 @@ def measure(
     *,
     step: int,
 ) -> None:
-    """Dev loss, margin, and the share of pairs whose implied rewards are ranked as people did."""
+    """Dev loss, margins, log-ratios, and the share of pairs that implied rewards rank as people did."""
     if not dev_set:
         return
     loss = settings.loss.chosen()
@@ -184,54 +198,19 @@ def measure(
         values = token_values(policy, dev_set, loss, settings, "dev pairs")
     values |= {"reference": list(reference)} if reference else {}
     whole = {kind: torch.cat(parts).double() for kind, parts in values.items()}
-    pairs = loss(**loss_inputs(loss, whole, lengths_of(dev_set, torch.device("cpu"))))
-    found = log_measures(
-        run,
-        step,
-        settings.seed,
-        loss=Mean(pairs.loss.tolist()),
-        margin=Mean((pairs.chosen_reward - pairs.rejected_reward).tolist()),
-        accuracy=Share(ranked_right(pairs.chosen_reward, pairs.rejected_reward).double().tolist()),
-    )
-    progress.say(f"  dev: loss {found['loss'].text(3)}, margin {found['margin'].text(3)}")
-
-
-def over_tokens(
-    policy: Policy, examples: Sequence[Example], kind: str, settings: DPOSettings, name: str
-) -> list[Tensor]:
-    """One value a response token, for each example; without gradients."""
-    return over_rows(
-        examples,
-        partial(COMPUTE[kind], policy.model),
-        response_tokens,
-        row_tokens=settings.row_tokens,
-        numerics=policy.numerics,
-        name=name,
+    lengths = lengths_of(dev_set, torch.device("cpu"))
+    read = loss_inputs(loss, whole, lengths)
+    pairs = pairs_of(loss(**read), read, lengths, torch.ones(len(dev_set)))
+    found = log_measures(run, step, settings.seed, **dev_measures(pairs, side_of(loss), step=step))
+    progress.say(
+        f"  dev: loss {found['loss'].text(3)}, margin {found['margin'].text(3)}, "
+        f"accuracy {found['accuracy'].percent()}"
     )
 
 
-def _summary(pairs: PairLoss, read: Mapping[str, Any]) -> dict[str, Tensor]:
-    """What is logged of each pair: [P] each. Log-probabilities and log-ratios in nats a sequence."""
-    policy, reference = read["policy"], read.get("reference")
-    summary = {
-        "loss": pairs.loss.detach(),
-        "accuracy": ranked_right(pairs.chosen_reward, pairs.rejected_reward),
-        "margin": pairs.chosen_reward - pairs.rejected_reward,
-    }
-    if reference is None:
-        return summary | {
-            "chosen_logprob": policy.chosen.detach(),
-            "rejected_logprob": policy.rejected.detach(),
-        }
-    return summary | {
-        "chosen_logratio": (policy.chosen - reference.chosen).detach(),
-        "rejected_logratio": (policy.rejected - reference.rejected).detach(),
-    }
-
-
-def _add(sums: dict[str, float], summary: Mapping[str, Tensor], shares: Tensor) -> None:
-    for name, value in summary.items():
-        sums[name] = sums.get(name, 0.0) + float((shares * value).sum())
+def side_of(loss: PreferenceLoss) -> str:
+    """What is logged of each side of a pair: its log-ratio to the reference where the loss reads one."""
+    return "logratio" if "reference" in loss.inputs else "logprob"
 
 
 def _refuse_weights(loss: PreferenceLoss, examples: Sequence[Example]) -> None:

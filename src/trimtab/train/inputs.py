@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from trimtab import formats
+from trimtab.data.rankings import encode_rankings
 from trimtab.data.tokens import (
     Codec,
     Encoded,
@@ -15,10 +17,12 @@ from trimtab.data.tokens import (
     encode_comparisons,
     encode_demonstrations,
     encode_prompts,
+    encode_ratings,
 )
+from trimtab.records import Rating
 from trimtab.runs import progress
 from trimtab.runs.run import Run
-from trimtab.train.settings import StageSettings
+from trimtab.train.settings import DPOSettings, StageSettings
 
 Read = Callable[..., formats.Reading[Any]]
 Encode = Callable[..., Encoded]
@@ -29,9 +33,23 @@ def comparisons(settings: StageSettings, codec: Codec, run: Run) -> tuple[list[E
     return _read(settings, codec, run, formats.read_comparisons, encode_comparisons)
 
 
+def rankings(settings: StageSettings, codec: Codec, run: Run) -> tuple[list[Example], list[Example]]:
+    """Training and dev pairs; those of one ranking are one example with a branch for each response."""
+    return _read(settings, codec, run, formats.read_comparisons, encode_rankings)
+
+
 def demonstrations(settings: StageSettings, codec: Codec, run: Run) -> tuple[list[Example], list[Example]]:
     """Training and dev demonstrations; of comparisons, the chosen responses."""
     return _read(settings, codec, run, formats.read_demonstrations, encode_demonstrations)
+
+
+def ratings(settings: DPOSettings, codec: Codec, run: Run) -> tuple[list[Example], list[Example]]:
+    """Training and dev responses that were rated one by one."""
+
+    def read(source: str, *, dialogues: str) -> formats.Reading[Rating]:
+        return formats.read_ratings(source)  # no raw dialogue is rated
+
+    return _read(settings, codec, run, read, partial(encode_ratings, good_from=settings.good_from))
 
 
 def prompts(settings: StageSettings, codec: Codec, run: Run) -> tuple[list[Example], list[Example]]:

@@ -9,7 +9,7 @@ import hashlib
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
@@ -21,6 +21,7 @@ from trimtab.data.tokens import Example
 from trimtab.errors import Interrupted, RunError
 from trimtab.runs import progress
 from trimtab.runs.run import Run
+from trimtab.train import moments
 from trimtab.train.settings import EpochSettings, OptimizerSettings
 
 if TYPE_CHECKING:
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
 TRAINED_BYTES = 16
 FROZEN_BYTES = 4
 
+
+def trained_bytes(settings: OptimizerSettings) -> int:
+    """Bytes a parameter that is trained: `TRAINED_BYTES`, less with 8-bit moments."""
+    return TRAINED_BYTES - (6 if settings.moments == "8bit" else 0)
+
+
 Item = TypeVar("Item")
 
 Watch = Callable[[], Mapping[str, float]]
@@ -38,6 +45,11 @@ Watch = Callable[[], Mapping[str, float]]
 
 def unwatched() -> Mapping[str, float]:
     """No measures beyond the stage's own."""
+    return {}
+
+
+def nothing_beside() -> Mapping[str, Mapping[str, Tensor]]:
+    """No tensors in a checkpoint beside the learner's."""
     return {}
 
 
@@ -73,13 +85,7 @@ class Learner:
         self.total_steps = total_steps
         self.steps = 0
         self._named = {name: value for name, value in model.named_parameters() if value.requires_grad}
-        self._optimizer = torch.optim.AdamW(
-            _decay_groups(self._named.values(), settings.weight_decay),
-            lr=settings.learning_rate,
-            betas=(settings.beta1, settings.beta2),
-            eps=settings.epsilon,
-            fused=True,
-        )
+        self._optimizer = moments.adamw(self._named.values(), settings)
 
     def step(self) -> dict[str, float]:
         """Clip the gradients, move the weights, forget the gradients.
@@ -105,39 +111,22 @@ class Learner:
 
     def tensors(self, name: str) -> dict[str, Mapping[str, Tensor]]:
         """Weights and moments, as groups for a checkpoint."""
-        moments = {}
-        for parameter_name, parameter in self._named.items():
-            for key in ("exp_avg", "exp_avg_sq"):
-                if parameter in self._optimizer.state:
-                    moments[f"{parameter_name}/{key}"] = self._optimizer.state[parameter][key]
-        moments["steps"] = torch.tensor(self.steps)
-        return {name: dict(self._named), f"{name}-optimizer": moments}
+        state = moments.as_tensors(self._optimizer, self._named)
+        state["steps"] = torch.tensor(self.steps)
+        return {name: dict(self._named), f"{name}-optimizer": state}
 
     def restore(self, run: Run, name: str) -> None:
         """Take weights, moments and the count of steps from the run's checkpoint, if it has one."""
         if run.resumed_from is None:
             return
         weights = run.resumed_from.tensors(name)
-        moments = run.resumed_from.tensors(f"{name}-optimizer")
         with torch.no_grad():
             for parameter_name, parameter in self._named.items():
                 parameter.copy_(weights[parameter_name])
-                if f"{parameter_name}/exp_avg" in moments:
-                    self._optimizer.state[parameter] = {
-                        "step": moments["steps"].float().to(parameter.device),
-                        "exp_avg": moments[f"{parameter_name}/exp_avg"].to(parameter.device),
-                        "exp_avg_sq": moments[f"{parameter_name}/exp_avg_sq"].to(parameter.device),
-                    }
-        self.steps = int(moments["steps"])
-
-
-def _decay_groups(parameters: Iterable[Tensor], weight_decay: float) -> list[dict[str, object]]:
-    """Matrices decay; biases and norms do not."""
-    every = list(parameters)
-    return [
-        {"params": [p for p in every if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in every if p.ndim < 2], "weight_decay": 0.0},
-    ]
+        del weights  # before the moments are read: both at once would be the most that the stage holds
+        state = run.resumed_from.tensors(f"{name}-optimizer")
+        self.steps = int(state.pop("steps"))
+        moments.restore(self._optimizer, self._named, state, self.steps)
 
 
 @contextmanager
@@ -200,12 +189,14 @@ def go_through(
     name: str,
     learn: Callable[[list[int]], dict[str, float]],
     watch: Watch = unwatched,
+    beside: Callable[[], Mapping[str, Mapping[str, Tensor]]] = nothing_beside,
 ) -> None:
     """Go through the examples, one optimizer step a batch, from where the run left off.
 
     Args:
         name: of the checkpoint's tensors and of the bar.
         learn: takes the indices of a batch, moves the learner one step, gives metrics with `loss`.
+        beside: groups of tensors that a checkpoint needs beside the learner's.
     """
     batches = list(
         shuffled_batches(
@@ -216,7 +207,7 @@ def go_through(
         run,
         len(batches),
         name=name,
-        save=lambda done: run.save(done, learner.tensors(name)),
+        save=lambda done: run.save(done, {**learner.tensors(name), **beside()}),
         save_every=settings.checkpoint_every,
     ):
         with run.meter.timed("training"):

@@ -75,6 +75,8 @@ def log_measures(run: Run, step: int, seed: int, **measures: Measure) -> dict[st
     elif (run.folder / BEFORE).exists():
         before = json.loads((run.folder / BEFORE).read_text(encoding="utf-8"))
         for name, measure in measures.items():
+            if name not in before:
+                continue  # what exists only once something has moved
             change = np.subtract(measure.values, before[name])
             logged[f"{name}_change"] = bootstrap_mean(change, seed=seed)
     metrics: dict[str, float] = {}
@@ -84,5 +86,5 @@ def log_measures(run: Run, step: int, seed: int, **measures: Measure) -> dict[st
             f"dev_{name}_low": interval.low,
             f"dev_{name}_high": interval.high,
         }
-    run.log(step, **metrics, dev_n=min(interval.n for interval in intervals.values()))
+    run.log(step, **metrics, dev_n=max(interval.n for interval in intervals.values()))
     return intervals

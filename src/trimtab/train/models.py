@@ -17,7 +17,7 @@ from trimtab.judges import reward_model
 from trimtab.model import policy, scalar
 from trimtab.model.device import Numerics, choose, require_memory, reuse_freed_memory
 from trimtab.model.load import parameter_count
-from trimtab.model.names import resolve
+from trimtab.model.names import base_of, resolve
 from trimtab.model.policy import Policy
 from trimtab.model.save import save_model
 from trimtab.model.scalar import Scorer
@@ -27,8 +27,9 @@ from trimtab.runs import progress
 from trimtab.runs.card import write_card
 from trimtab.runs.files import file_hash
 from trimtab.runs.run import Run, finished
+from trimtab.train import lora
 from trimtab.train.loop import FROZEN_BYTES, TRAINED_BYTES
-from trimtab.train.settings import PPOSettings, StageSettings
+from trimtab.train.settings import EpochSettings, PPOSettings, StageSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,23 +44,30 @@ def numerics_of(settings: StageSettings, run: Run) -> Numerics:
     return numerics
 
 
-def load_policy(settings: StageSettings, run: Run, *, copies: int) -> Policy:
+def load_policy(settings: EpochSettings, run: Run, *, copies: int) -> Policy:
     """The model that the stage begins from, to be trained.
 
     Args:
         copies: bytes a parameter that the stage will hold in all.
     """
     describe_parent(run, "model", settings.model)
-    loaded = policy.load_policy(settings.model, numerics_of(settings, run), bytes_per_parameter=copies)
+    numerics = numerics_of(settings, run)
+    if settings.lora is None:
+        loaded = policy.load_policy(settings.model, numerics, bytes_per_parameter=copies)
+    else:
+        loaded = lora.load_policy(settings, settings.lora, numerics, run)
     require_positions(loaded.model, settings)
     return loaded
 
 
-def new_scorer(settings: StageSettings, run: Run, generator: torch.Generator, *, copies: int) -> Scorer:
+def new_scorer(settings: EpochSettings, run: Run, generator: torch.Generator, *, copies: int) -> Scorer:
     """The model that the stage begins from, with a fresh scalar head."""
     describe_parent(run, "model", settings.model)
     numerics = numerics_of(settings, run)
-    scorer = scalar.new_scorer(settings.model, numerics, generator, bytes_per_parameter=copies)
+    if settings.lora is None:
+        scorer = scalar.new_scorer(settings.model, numerics, generator, bytes_per_parameter=copies)
+    else:
+        scorer = lora.new_scorer(settings, settings.lora, numerics, run, generator)
     require_positions(scorer.model, settings)
     return scorer
 
@@ -152,8 +160,10 @@ def finish(trained: Policy | Scorer, run: Run) -> None:
 
 
 def weights_hash(resolved: Path | str) -> str:
-    """SHA-256 over a local folder's weight files or a GGUF file; empty for a hub id."""
+    """SHA-256 over a local folder's weight files (and an adapter's base) or a GGUF file; empty for a hub."""
     path = Path(resolved)
     if path.is_file():
         return file_hash(path)
-    return "+".join(file_hash(file) for file in sorted(path.glob("*.safetensors")))
+    base = base_of(resolved)
+    own = [file_hash(file) for file in sorted(path.glob("*.safetensors"))]
+    return "+".join(own if base is None else [*own, weights_hash(base)])

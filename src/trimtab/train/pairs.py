@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from trimtab.data.tokens import Example
+from trimtab.errors import DataError
 from trimtab.losses.pairs import PairLengths, PairLogprobs
 from trimtab.losses.preference import PreferenceLoss
 
@@ -36,15 +37,35 @@ def token_values_read(loss: PreferenceLoss) -> set[str]:
 
 
 def with_mismatches(examples: Sequence[Example]) -> list[Example]:
-    """Each pair with a third response, which the next prompt's chosen one lends.
+    """Each example with one response more, which the next prompt's first one lends.
 
     The same one in every epoch, so that its reference log-probability too is computed once.
+
+    Raises:
+        DataError: all examples have one prompt.
     """
-    following = [*examples[1:], *examples[:1]]
     return [
-        replace(example, responses=(*example.responses, other.responses[0]))
-        for example, other in zip(examples, following, strict=True)
+        replace(example, responses=(*example.responses, examples[other].responses[0]))
+        for example, other in zip(examples, _next_with_another_prompt(examples), strict=True)
     ]
+
+
+def _next_with_another_prompt(examples: Sequence[Example]) -> list[int]:
+    """For each example the next one, around the end, with another prompt: those with one stand together."""
+    count = len(examples)
+    found: list[int | None] = [None] * count
+    for place in reversed(range(2 * count)):  # twice around, since the last ones look past the end
+        here, following = place % count, (place + 1) % count
+        same = examples[here].prompt == examples[following].prompt
+        found[here] = found[following] if same else following
+    if None in found:
+        raise DataError(
+            "the reference point needs responses to other prompts",
+            where="data",
+            found=f"{count} examples with the same prompt",
+            fix="give more prompts, in dev data too, or use another loss",
+        )
+    return [other for other in found if other is not None]
 
 
 def lengths_of(examples: Sequence[Example], device: torch.device) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, PositiveInt, model_validator
+from pydantic import ByteSize, ConfigDict, Field, PositiveInt, model_validator
 
 from trimtab.config import Settings
 from trimtab.errors import ConfigError
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Margin = Annotated[float, Field(ge=0)]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
 
 
@@ -41,6 +42,9 @@ class OptimizerSettings(Settings):
     """Added to the root of the second moment."""
     max_grad_norm: Positive = 1.0
     """Gradients of a larger norm are scaled down to this one."""
+    moments: Literal["float32", "8bit"] = "float32"
+    """How AdamW's two moments are kept between steps. 8bit: 2 bytes a weight in place of 8, several times the
+    time for the step itself, and rounded; for what would not fit otherwise."""
 
 
 class StageSettings(Settings):
@@ -72,13 +76,35 @@ class StageSettings(Settings):
     """Dev prompts whose answers are kept in samples.jsonl when the stage has ended; PPO: before, too."""
 
 
+class LoRASettings(Settings):
+    """Adapters: matrices W become W + (alpha / rank) B A, and only A and B are trained."""
+
+    rank: PositiveInt = 8
+    """Rows of A and columns of B: more can learn more, and cost more memory."""
+    alpha: Positive = 16.0
+    """What the adapters are scaled by, before the division by their rank."""
+    targets: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)] = "all-linear"
+    """The matrices that get one: all between embedding and head, or those whose names end so, such as
+    [q_proj, v_proj]."""
+    base: Literal["full", "4bit"] = "full"
+    """How the frozen weights are held. full: as the forward pass reads them, exactly; 4bit: as NF4 by
+    bitsandbytes, on CUDA only, and not measured yet."""
+
+
 class EpochSettings(StageSettings):
     """Stages that go through a data set."""
 
     epochs: PositiveInt = 1
     """Passes over the data."""
     batch: PositiveInt = 16
-    """Examples (demonstrations or pairs) per optimizer step."""
+    """Examples (demonstrations, pairs, or for a reward model rankings) per optimizer step."""
+    optimizer: OptimizerSettings = OptimizerSettings()
+    memory_limit: Annotated[ByteSize, Field(gt=0)] | None = None
+    """Memory that the stage may hold at most, such as 6GiB or 800MB: where it would need more, row_tokens is
+    lowered first, then blocks of the model are computed twice, which takes longer; none: no limit."""
+    lora: LoRASettings | None = None
+    """Train adapters of low rank in place of the weights: lora.rank=8, or lora={} for the defaults; none: all
+    weights are trained. Adapters want about ten times the learning rate."""
 
 
 class SFTSettings(EpochSettings):
@@ -93,8 +119,39 @@ class RewardSettings(EpochSettings):
     optimizer: OptimizerSettings = OptimizerSettings(learning_rate=2e-5)
     margin: Annotated[float, Field(ge=0)] = 0.0
     """Reward by which the chosen response must lead for the loss of a tie; 0 is a likelihood."""
+    margin_by_strength: tuple[Margin, Margin, Margin] | None = None
+    """Margins of pairs that were judged slightly, clearly and strongly better, such as [0.33, 0.67, 1]; for
+    pairs of which nobody said it, `margin` holds. none: `margin` for all."""
+    rankings: Literal["pairs", "plackett_luce"] = "pairs"
+    """The loss of one person's ranking of several responses: the mean over its pairs, or the likelihood of
+    the whole order; rankings with ties or gaps are learned by their pairs in any case."""
     centring: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the squared sum of a pair's rewards, which holds their level near 0."""
+    temperature: Literal["none", "dev"] = "none"
+    """dev: afterwards the head is divided by the temperature that makes people's choices on the dev pairs
+    most likely, so that sigma(difference of rewards) can be believed; none: as trained."""
+    members: PositiveInt = 1
+    """Reward models to train, each with a seed of its own (`seed`, `seed` + 1, ...), into RUN/members; above
+    1 the run is an ensemble, whose members' mean and disagreement `trimtab eval reward` reports."""
+
+    @model_validator(mode="after")
+    def _no_margin_of_a_whole_order(self) -> Self:
+        if self.rankings == "plackett_luce" and (self.margin or self.margin_by_strength):
+            raise ConfigError(
+                "the likelihood of a whole ranking has no margins",
+                where="rankings",
+                found="rankings = plackett_luce, and a margin",
+                fix="set rankings = pairs, or no margin",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _temperature_needs_dev(self) -> Self:
+        if self.temperature == "dev" and self.dev is None:
+            raise ConfigError(
+                "a temperature is fitted on dev pairs", where="temperature", fix="give dev, or set it to none"
+            )
+        return self
 
 
 class LossSettings(Settings):
@@ -129,12 +186,49 @@ class LossSettings(Settings):
         return preference_loss(self.name, self.__pydantic_extra__)
 
 
+class ReferenceSettings(Settings):
+    """The model that a policy is measured against."""
+
+    every: PositiveInt | None = None
+    """Optimizer steps after which the reference follows the policy (TR-DPO; 512 is usual): a second set of
+    weights in memory and in checkpoints. none: it stays the policy as it was before this stage."""
+    alpha: Annotated[float, Field(gt=0, le=1)] = 0.6
+    """How far it follows: 1 puts the policy in its place, less mixes that share of the policy into it."""
+    cache: Annotated[float, Field(ge=0)] = 2.0
+    """Gigabytes of log-probabilities that are kept for other runs on the same data, in
+    ~/.cache/trimtab/reference or TRIMTAB_REFERENCE_CACHE; those not used for longest go first. 0: none is."""
+
+
 class DPOSettings(EpochSettings):
-    """Direct preference optimization on comparisons."""
+    """Direct preference optimization on comparisons, or (loss: kto) on responses rated one by one."""
 
     optimizer: OptimizerSettings = OptimizerSettings(learning_rate=5e-6)
     loss: LossSettings = Field(default_factory=LossSettings)
     """The preference loss and its options; beta is the reward per nat of log-ratio."""
+    reference: ReferenceSettings = ReferenceSettings()
+    """What the policy is measured against, and whether its log-probabilities are kept for other runs."""
+    good_from: Annotated[int, Field(ge=2, le=7)] | None = None
+    """Of graded responses, the lowest grade that is good; none: graded responses are left out."""
+
+    @model_validator(mode="after")
+    def _can_follow(self) -> Self:
+        if self.reference.every is None:
+            return self
+        if "reference" not in self.loss.chosen().inputs:
+            raise ConfigError(
+                f"the loss {self.loss.name} reads no reference",
+                where="reference.every",
+                found=f"reference.every = {self.reference.every}",
+                fix="leave it out, or use another loss",
+            )
+        if self.lora is not None:
+            raise ConfigError(
+                "with adapters the reference is the base model, which stays",
+                where="reference.every",
+                found=f"reference.every = {self.reference.every}, and lora",
+                fix="leave one of them out",
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod

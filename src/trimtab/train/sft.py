@@ -19,17 +19,24 @@ from trimtab.runs.run import Run
 from trimtab.train import inputs, loop
 from trimtab.train.answers import answer_samples
 from trimtab.train.measures import log_measures, per_token
+from trimtab.train.memory import within_limit
 from trimtab.train.models import finish, load_policy
 from trimtab.train.settings import SFTSettings
 
 
 def train(settings: SFTSettings, run: Run) -> None:
     """Run the stage in an open run folder; goes on where a checkpoint left off."""
-    policy = load_policy(settings, run, copies=loop.TRAINED_BYTES)
-    train_set, dev_set = inputs.demonstrations(settings, policy.codec, run)
+    policy, train_set, dev_set = begin(settings, run)
+    settings = within_limit(policy, train_set, settings, run)
     optimize(policy, train_set, dev_set, settings, run)
     answer_samples(policy, dev_set, settings, run, step=loop.total_steps(len(train_set), settings))
     finish(policy, run)
+
+
+def begin(settings: SFTSettings, run: Run) -> tuple[Policy, list[Example], list[Example]]:
+    """The model and the data that the stage begins with."""
+    policy = load_policy(settings, run, copies=loop.trained_bytes(settings.optimizer))
+    return policy, *inputs.demonstrations(settings, policy.codec, run)
 
 
 def optimize(
@@ -61,12 +68,13 @@ def learn(
     """One optimizer step: the mean loss over all response tokens of the batch, by weight."""
     count = sum(example.weight * response_tokens(example) for example in batch)
     total = 0.0
-    for _, row in loop.rows(batch, settings.row_tokens, policy.numerics.device):
-        with policy.numerics.autocast():
-            losses = sft_loss(response_logprobs(policy.model, row))
-            loss = (row.token_weights * losses).sum() / count
-        torch.autograd.backward(loss)
-        total += loss.item()
+    with policy.numerics.casting_once():
+        for _, row in loop.rows(batch, settings.row_tokens, policy.numerics.device):
+            with policy.numerics.autocast():
+                losses = sft_loss(response_logprobs(policy.model, row))
+                loss = (row.token_weights * losses).sum() / count
+            torch.autograd.backward(loss)
+            total += loss.item()
     return {"loss": total, **learner.step()}
 
 
