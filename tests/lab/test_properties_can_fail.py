@@ -93,14 +93,14 @@ def means(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(world.World, "logprobs", mean_of_tokens)
 
 
-def all_seen(_: Any, seen: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.zeros(seen.shape, dtype=dtype)
+def both_ways(_: Any, seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """Within a branch a token sees what comes after it, too."""
+    return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~(seen | seen.t()), -torch.inf)
 
 
-def later_seen(_: Any, seen: Tensor, dtype: torch.dtype) -> Tensor:
+def the_other_way(_: Any, seen: Tensor, dtype: torch.dtype) -> Tensor:
     """A token sees itself and what comes after it."""
-    itself = torch.ones_like(seen).tril(seen.shape[1] - seen.shape[0]).triu(seen.shape[1] - seen.shape[0])
-    return torch.zeros(seen.shape, dtype=dtype).masked_fill_(seen & ~itself, -torch.inf)
+    return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen.t(), -torch.inf)
 
 
 def branches_together(patch: pytest.MonkeyPatch) -> None:
@@ -133,8 +133,8 @@ PATH: list[tuple[str, tuple[int, ...], Plant]] = [
     ("predictors one too late", (1, 25), with_rows(partial(moved, by=1))),
     ("predictors one too early", (1, 25), with_rows(partial(moved, by=-1))),
     ("a mean over tokens", (1, 13, 25), means),
-    ("no causal mask", (1, 25), instead(products, "_hidden", all_seen)),
-    ("an inverted mask", (1, 25), instead(products, "_hidden", later_seen)),
+    ("no causal mask", (1, 25), instead(products, "_hidden", both_ways)),
+    ("an inverted mask", (1, 25), instead(products, "_hidden", the_other_way)),
     ("branches see each other", (25,), branches_together),
     ("positions do not restart", (25,), with_rows(without_restart)),
     ("a prompt token is a label", (25,), with_rows(one_target_wrong)),
