@@ -509,8 +509,9 @@ def test_training_takes_an_export_unchanged(
             assert said.code == 0, said.err
             assert (out / "DONE").exists()
             fact = json.loads((out / "run.json").read_text())["data"]["train"]
-            expected = {"demo": 20, "rank": 25, "write": 15, "edit": 15 if shape == "trimtab" else 5}[project]
-            assert fact["examples"] == expected
+            pairs = 5 if stage == "reward" else 25  # a reward model reads a ranking as one example
+            expected = {"demo": 20, "rank": pairs, "write": 15, "edit": 5}
+            assert fact["examples"] == expected[project]
 
 
 def test_help_brings_no_database_and_no_server() -> None:
