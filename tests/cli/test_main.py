@@ -50,8 +50,8 @@ def is_message(text: str) -> bool:
 def test_the_commands_are_those_that_the_docs_speak_of() -> None:
     names = {" ".join(path) for path, command in COMMANDS if not hasattr(command, "commands")}
     assert names == {
-        "run", "demo", "plan", "sft", "reward", "dpo", "ppo", "compare", "report", "generate", "play", "judge",
-        "merge", "doctor", "verify", "eval demonstrations", "eval reward", "eval agreement",
+        "run", "demo", "plan", "sft", "reward", "dpo", "ppo", "compare", "report", "generate", "play",
+        "judge", "merge", "doctor", "verify", "eval demonstrations", "eval reward", "eval agreement",
         "data check", "data stats", "data preview", "models get", "models list", "runs list", "runs show",
         "feedback serve", "feedback new", "feedback change", "feedback projects", "feedback import",
         "feedback export", "feedback agreement", "feedback backup", "feedback restore",

@@ -7,15 +7,18 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from trimtab import formats
 from trimtab.config import read_yaml
 from trimtab.data.batches import pack
-from trimtab.data.tokens import Limits, encode_comparisons
+from trimtab.data.tokens import Example, Limits, encode_comparisons
 from trimtab.model import bundles
 from trimtab.model.device import Numerics
 from trimtab.model.load import load_causal
@@ -41,19 +44,29 @@ def policy() -> Policy:
 
 
 def test_packed_rows_agree_with_the_ordinary_forward(policy: Policy) -> None:
+    """As far from float64 as float32 is without packing: its logits are sums of large products, 2e-5 nats off."""
     rows = formats.usable(formats.read_comparisons(HELD_OUT))[:3]
     examples = encode_comparisons(policy.codec, rows, Limits()).examples
     ordinary = load_causal(NAME, device="cpu", attention="sdpa")
-    expected = []
     with torch.no_grad():
-        for example in examples:
-            for response in example.responses:
-                ids = torch.tensor([[*example.prompt, *response.ids]])
-                logprobs = torch.log_softmax(ordinary(input_ids=ids).logits[0].float(), -1)
-                places = torch.arange(len(example.prompt), ids.shape[1])
-                expected.append(logprobs[places - 1, ids[0, places]])
         found = response_logprobs(policy.model, pack(examples))
-    torch.testing.assert_close(found, torch.cat(expected), atol=1e-5, rtol=0)
+        plain = ordinary_logprobs(ordinary, examples)
+        exact = ordinary_logprobs(ordinary.double(), examples)
+    ours, theirs = ((one.double() - exact).abs() for one in (found, plain))
+    assert 0 < theirs.max() < 5e-5
+    assert ours.max() < 1.5 * theirs.max() and ours.mean() < 1.5 * theirs.mean()
+
+
+def ordinary_logprobs(model: PreTrainedModel, examples: Sequence[Example]) -> Tensor:
+    """Each response behind its prompt in a row of its own, all logits kept."""
+    found = []
+    for example in examples:
+        for response in example.responses:
+            ids = torch.tensor([[*example.prompt, *response.ids]])
+            logprobs = torch.log_softmax(model(input_ids=ids).logits[0], -1)
+            places = torch.arange(len(example.prompt), ids.shape[1])
+            found.append(logprobs[places - 1, ids[0, places]])
+    return torch.cat(found)
 
 
 def test_the_template_and_the_stop_token(policy: Policy) -> None:
