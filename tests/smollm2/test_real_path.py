@@ -44,7 +44,7 @@ def policy() -> Policy:
 
 
 def test_packed_rows_agree_with_the_ordinary_forward(policy: Policy) -> None:
-    """As far from float64 as float32 is without packing: its logits are sums of large products, 2e-5 nats off."""
+    """As far from float64 as plain float32 is: its logits are sums of large products, 2e-5 nats off."""
     rows = formats.usable(formats.read_comparisons(HELD_OUT))[:3]
     examples = encode_comparisons(policy.codec, rows, Limits()).examples
     ordinary = load_causal(NAME, device="cpu", attention="sdpa")
