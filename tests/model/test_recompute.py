@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import tiny_gpt2, tiny_llama, tiny_qwen3
 
+from tiny import tiny_gpt2, tiny_llama, tiny_qwen3
 from trimtab.data.batches import pack
 from trimtab.data.tokens import Example, Response
 from trimtab.model import packed

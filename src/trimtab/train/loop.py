@@ -22,6 +22,7 @@ from trimtab.errors import Interrupted, RunError
 from trimtab.runs import progress
 from trimtab.runs.run import Run
 from trimtab.train import moments
+from trimtab.train.allocation import give_back
 from trimtab.train.settings import EpochSettings, OptimizerSettings
 
 if TYPE_CHECKING:
@@ -228,3 +229,4 @@ def rows(
     """The examples as packed rows, with the indices of those in each row."""
     for group in micro_batches(examples, row_tokens):
         yield group, pack([examples[index] for index in group]).to(device)
+        give_back()

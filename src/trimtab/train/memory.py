@@ -1,49 +1,57 @@
 """What a training step holds in memory, and how a stage stays below a limit.
 
-    step = held + moments + gradients + second + row(T, k)          row(T, k) = fixed(k) + a(k) T
+    step = held + moments + gradients + second + beside + row(T, k)      row(T, k) = fixed(k) + a(k) T
 
     held       what the process holds when the model is loaded: libraries, data, weights
     moments    AdamW's, 8 bytes a trained weight, or 2
     gradients  4 bytes a trained weight
     second     where the reference follows the policy, its weights
+    beside     compiled kernels, and on a CPU the holes that they leave (`train.allocation`)
     fixed      of a row: bfloat16 copies of the matrices, what is between the largest gradient and its sum
     a          activations a token, and the logits of response tokens
     T, k       tokens of the largest row; blocks whose activations are computed twice, 0 .. n
 
 fixed and a are measured on two rows of the stage's own data, once with k = 0 and, where that does not fit,
 once with k = n; between them they are taken to be linear in k. On a CPU the rows' tensors are counted as
-they are allocated and freed; what the allocator loses between them is HEAP.
+they are allocated and freed; what the allocator loses among them is in HEAP.
 """
 
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-import psutil
 import torch
 
 from trimtab.data.batches import micro_batches, pack
 from trimtab.data.tokens import Example
-from trimtab.errors import ConfigError, ResourceError
+from trimtab.errors import ResourceError
 from trimtab.model import scalar
 from trimtab.model.policy import Policy, response_logprobs
 from trimtab.model.recompute import blocks, recompute_first
 from trimtab.model.scalar import Scorer
 from trimtab.runs import progress
 from trimtab.runs.run import Run
+from trimtab.train.allocation import (
+    HOLES,
+    LATER,
+    beside_tensors,
+    give_back_freed_memory,
+    held_now,
+    peak_of_tensors,
+)
 from trimtab.train.moments import moment_bytes
 from trimtab.train.settings import DPOSettings, EpochSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-HEAP = 1.15
-"""Bytes that the process grows by for each byte that a row holds (docs/log.md)."""
+HEAP, HEAP_GIVEN_BACK = 1.15, 1.05
+"""Bytes that the process grows by for each byte that a row holds on a CPU: while freed memory is kept for the
+next row, and where it is given back at once (docs/log.md)."""
 SMALLEST_ROW = 128
 """Tokens that rows are not cut below before blocks are computed twice."""
 PROBED = (0.25, 0.5)
@@ -63,6 +71,10 @@ class RowCost:
         """Bytes of a row of so many tokens."""
         return self.fixed + self.a_token * tokens
 
+    def times(self, factor: float) -> RowCost:
+        """The line, so many times as high."""
+        return RowCost(factor * self.fixed, factor * self.a_token)
+
     def towards(self, other: RowCost, share: float) -> RowCost:
         """The line between this one (share 0) and the other (share 1)."""
         return RowCost(
@@ -79,10 +91,12 @@ class Terms:
     moments: int
     gradients: int
     second: int
+    beside: int
 
     def step(self, row: float) -> int:
         """Bytes of a step whose largest row holds `row`."""
-        return round(self.held + self.moments + self.gradients + self.second + row)
+        beside_rows = self.held + self.moments + self.gradients + self.second + self.beside
+        return round(beside_rows + row)
 
 
 @dataclass(frozen=True)
@@ -95,6 +109,8 @@ class Choice:
     expected: int
     """Bytes that are expected at most."""
     limit: int
+    given_back: bool
+    """Freed memory is given back at once, which takes time and leaves no holes."""
 
 
 def within_limit(
@@ -116,45 +132,60 @@ def within_limit(
     else:
         choice = choose(trained, train_set, settings)
     run.describe(memory=asdict(choice))
+    if choice.given_back:
+        give_back_freed_memory()
     recompute_first(trained.model, choice.recomputed)
     _tell(choice, settings, len(blocks(trained.model)))
     return settings.model_copy(update={"row_tokens": choice.row_tokens})
 
 
 def choose(trained: Policy | Scorer, train_set: Sequence[Example], settings: EpochSettings) -> Choice:
-    """Rows as large as they may be with no block computed twice; else the smallest, and as few as will do."""
+    """The mildest way to stay below the limit.
+
+    First as everything was set; then with freed memory given back, and rows as large as they may be; then
+    with the smallest rows, and as few blocks computed twice as will do.
+    """
     assert settings.memory_limit is not None
     limit, count = int(settings.memory_limit), len(blocks(trained.model))
-    terms = terms_of(trained, settings)
+    on_cpu = trained.numerics.device.type == "cpu"
     largest = largest_row(train_set, settings)
     smallest = max(min(largest, SMALLEST_ROW), max(example.tokens for example in train_set))
-
-    def chosen(tokens: int, recomputed: int, cost: RowCost) -> Choice:
-        rows = settings.row_tokens if tokens == largest else tokens
-        return Choice(rows, recomputed, terms.step(cost.of(tokens)), limit)
-
+    terms = terms_of(trained, settings, holes=HOLES)
     kept = row_cost(trained, train_set, settings)
-    room = limit - terms.step(kept.fixed)
-    tokens = min(largest, math.floor(room / kept.a_token))
+    as_set = terms.step(kept.times(HEAP if on_cpu else 1.0).of(largest))
+    if as_set <= limit:
+        return Choice(settings.row_tokens, 0, as_set, limit, given_back=False)
+
+    terms, heap = replace(terms, beside=beside_all(trained, holes=0)), HEAP_GIVEN_BACK if on_cpu else 1.0
+    cost = kept.times(heap)
+    tokens = min(largest, math.floor((limit - terms.step(cost.fixed)) / cost.a_token))
     if tokens >= smallest:
-        return chosen(tokens, 0, kept)
+        rows = settings.row_tokens if tokens == largest else tokens
+        return Choice(rows, 0, terms.step(cost.of(tokens)), limit, given_back=on_cpu)
     recompute_first(trained.model, count)
-    twice = row_cost(trained, train_set, settings)
+    twice = row_cost(trained, train_set, settings).times(heap)
     for recomputed in range(1, count + 1):
-        cost = kept.towards(twice, recomputed / count)
-        if terms.step(cost.of(smallest)) <= limit:
-            return chosen(smallest, recomputed, cost)
+        needed = terms.step(cost.towards(twice, recomputed / count).of(smallest))
+        if needed <= limit:
+            return Choice(smallest, recomputed, needed, limit, given_back=on_cpu)
     raise _does_not_fit(trained, settings, terms, twice.of(smallest))
 
 
-def terms_of(trained: Policy | Scorer, settings: EpochSettings) -> Terms:
+def beside_all(trained: Policy | Scorer, *, holes: int) -> int:
+    """What is held beside tensors when many rows have gone through."""
+    later = LATER if trained.numerics.device.type == "cpu" else 0
+    return later + beside_tensors(trained.numerics, math.inf, holes=holes)
+
+
+def terms_of(trained: Policy | Scorer, settings: EpochSettings, *, holes: int) -> Terms:
     """What is held now, and what training will add to it."""
     parameters = learning(trained.model)
     return Terms(
-        held=_held_now(trained),
+        held=held_now(trained.model, trained.numerics.device),
         moments=moment_bytes(parameters, settings.optimizer),
         gradients=sum(4 * parameter.numel() for parameter in parameters),
         second=_moving_reference(trained.model, settings),
+        beside=beside_all(trained, holes=holes),
     )
 
 
@@ -180,13 +211,13 @@ def row_cost(trained: Policy | Scorer, examples: Sequence[Example], settings: Ep
     rows = [_row_of(examples, round(share * largest)) for share in PROBED]
     _backward(trained, rows[0])  # so that gradients are there, and are not counted as the row's
     tokens = [sum(example.tokens for example in row) for row in rows]
-    peaks = [_peak(trained, partial(_backward, trained, row)) for row in rows]
+    device = trained.numerics.device
+    peaks = [peak_of_tensors(partial(_backward, trained, row), device) for row in rows]
     trained.model.zero_grad(set_to_none=True)
-    heap = HEAP if trained.numerics.device.type == "cpu" else 1.0
     if tokens[0] == tokens[1]:
-        return RowCost(0.0, heap * max(peaks) / tokens[0])
+        return RowCost(0.0, max(peaks) / tokens[0])
     slope = (peaks[1] - peaks[0]) / (tokens[1] - tokens[0])
-    return RowCost(heap * (peaks[0] - slope * tokens[0]), heap * slope)
+    return RowCost(peaks[0] - slope * tokens[0], slope)
 
 
 def _row_of(examples: Sequence[Example], tokens: int) -> list[Example]:
@@ -206,54 +237,6 @@ def _backward(trained: Policy | Scorer, examples: Sequence[Example]) -> None:
         else:
             values = scalar.rewards(trained.model, row)
     torch.autograd.backward(values.sum())
-
-
-def _peak(trained: Policy | Scorer, work: Callable[[], None]) -> int:
-    """Bytes that tensors hold at most while the work is done, above what they held before."""
-    device = trained.numerics.device
-    if device.type == "cuda":
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        work()
-        return int(torch.cuda.max_memory_allocated(device)) - int(before)
-    return peak_of_tensors(work)
-
-
-def peak_of_tensors(work: Callable[[], None]) -> int:
-    """Bytes that tensors in host memory hold at most while the work is done, above what they held before."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler would tell people when it starts
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True
-    ) as profile:
-        work()
-    assert profile.profiler is not None and profile.profiler.kineto_results is not None
-    events = [
-        (event.start_ns(), event.nbytes())
-        for event in profile.profiler.kineto_results.events()
-        if event.name() == "[memory]"
-    ]
-    held = most = 0
-    for _, change in sorted(events, key=lambda event: event[0]):
-        held += change
-        most = max(most, held)
-    return most
-
-
-def _held_now(trained: Policy | Scorer) -> int:
-    """Bytes of the device that the process holds, all weights among them."""
-    device = trained.numerics.device
-    if device.type == "cuda":
-        return int(torch.cuda.memory_allocated(device))
-    if device.type == "cpu":
-        for parameter in trained.model.parameters():
-            parameter.detach().sum()  # weights are read from their file when they are first looked at
-        return int(psutil.Process().memory_info().rss)
-    raise ConfigError(
-        "memory can be measured on a CPU and on CUDA only",
-        where="memory_limit",
-        found=f"device = {device}",
-        fix="leave out memory_limit",
-    )
 
 
 def _does_not_fit(
@@ -294,6 +277,8 @@ def _tell(choice: Choice, settings: EpochSettings, count: int) -> None:
     changes = []
     if choice.row_tokens != settings.row_tokens:
         changes.append(f"row_tokens {settings.row_tokens:,} -> {choice.row_tokens:,}")
+    if choice.given_back:
+        changes.append("freed memory given back")
     if choice.recomputed:
         changes.append(f"{choice.recomputed} of {count} blocks computed twice")
     how = ", ".join(changes) or "as set"

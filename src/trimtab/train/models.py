@@ -28,6 +28,7 @@ from trimtab.runs.card import write_card
 from trimtab.runs.files import file_hash
 from trimtab.runs.run import Run, finished
 from trimtab.train import lora
+from trimtab.train.allocation import keep_few_kernels
 from trimtab.train.loop import FROZEN_BYTES, TRAINED_BYTES
 from trimtab.train.settings import EpochSettings, PPOSettings, StageSettings
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 def numerics_of(settings: StageSettings, run: Run) -> Numerics:
     """Device and arithmetic, printed and kept in run.json."""
     reuse_freed_memory()
+    keep_few_kernels()
     numerics = choose(settings.device, settings.precision)
     progress.say(f"  computing on {numerics.name}, {torch.get_num_threads()} threads")
     run.describe(device=numerics.name, threads=torch.get_num_threads(), seed=settings.seed)

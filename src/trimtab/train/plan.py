@@ -1,12 +1,12 @@
 """What a stage would take: examples, steps, memory, time and disk, before it runs.
 
-    memory  = libraries + weights + gradients + moments + rest + a T
+    memory  = libraries + weights + gradients + moments + rest + later + a T
     time    = begin + reference + evaluation + steps s + tokens t + checkpoints + samples
 
 T is the largest row that will come, in tokens, and the order of the batches is the run's own, so that steps,
 rows and T are counted. a, s and t are measured in a rehearsal (`train.rehearsal`) on a few rows. `rest` is
-what the rehearsal held beside the terms that are known: copies in bfloat16, tiles of the head, caches of
-compiled kernels, and what the allocator lost.
+what the rehearsal held beside the terms that are known: copies in bfloat16, tiles of the head, and what the
+allocator lost; `later` is what more rows than the rehearsal's leave behind (`train.allocation`).
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def memory_terms(rehearsal: Rehearsal) -> dict[str, int]:
     """Bytes at the peak, term by term."""
     sizes, measured, largest = rehearsal.sizes, rehearsal.measured, rehearsal.counts.largest_row
     known = {
-        "libraries": measured.libraries,
+        "libraries": sizes.libraries,
         "weights": sizes.weights,
         "gradients": sizes.gradients,
         "moments": sizes.moments,
@@ -86,6 +86,7 @@ def memory_terms(rehearsal: Rehearsal) -> dict[str, int]:
     return known | {
         "activations": round(measured.a_token * largest),
         "rest": max(0, measured.peak - sum(known.values()) - seen),
+        "later": sizes.later,
     }
 
 

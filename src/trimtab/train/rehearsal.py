@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -38,13 +38,16 @@ from trimtab.runs.cost import peak_device_memory, peak_host_memory
 from trimtab.runs.files import write_json
 from trimtab.runs.run import Run, open_run
 from trimtab.train import dpo, loop, memory, reward, sft
+from trimtab.train.allocation import HOLES, LATER, beside_tensors
 from trimtab.train.moments import moment_bytes
-from trimtab.train.settings import STAGES, EpochSettings
+from trimtab.train.settings import STAGES, DPOSettings, EpochSettings
 
 STORIES: dict[str, ModuleType] = {"sft": sft, "reward": reward, "dpo": dpo}
 """The stages that can be planned."""
 RESULT = "rehearsal.json"
 ERROR = "error.json"
+GROUPS = 6
+"""Steps that are taken, each on one row: three sizes, twice."""
 SAMPLED = 16
 """Tokens of each answer that is sampled to measure what sampling costs."""
 SHOWN = 2
@@ -63,6 +66,9 @@ class Counts:
     dev_tokens: int
     steps: int
     rows: int
+    """Of optimizer steps."""
+    all_rows: int
+    """Of evaluation and reference passes too."""
     largest_row: int
     """Tokens."""
     row_tokens: int
@@ -72,28 +78,28 @@ class Counts:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Terms of the memory of a step that are known from shapes, in bytes."""
+    """Terms of the memory of a step that need no row to be known, in bytes."""
 
     weights: int
     moments: int
     gradients: int
     trained: int
     """Of the weights that learn: what a checkpoint holds beside the moments."""
+    libraries: int = 0
+    """The process before the model."""
+    later: int = 0
+    """What rows beyond the rehearsal's leave behind beside tensors, and modules that it does not need."""
 
 
 @dataclass(frozen=True)
 class Measured:
     """What the rehearsal took."""
 
-    libraries: int
-    """Bytes of the process before the model."""
     peak: int
     """Bytes at most, after rows of up to `peak_row` tokens."""
     peak_row: int
     a_token: float
     """Bytes that a token of a row takes."""
-    row_fixed: float
-    """Bytes of a row that do not depend on its tokens."""
     begin_s: float
     step_s: float
     """Of an optimizer step, whatever its rows."""
@@ -128,10 +134,19 @@ def rehearse(stage: str, settings: EpochSettings, folder: Path) -> Rehearsal:
         begin_s = time.time() - psutil.Process().create_time()
         order = list(_batches(stage, len(train_set), settings))
         counts = _counts(trained, train_set, dev_set, order, settings, run)
-        sizes = _sizes(trained, settings)
-        measured = _measure(stage, trained, train_set, dev_set, settings, run, libraries, begin_s)
+        holes = 0 if run.facts.get("memory", {}).get("given_back") else HOLES
+        beside = beside_tensors(trained.numerics, counts.all_rows, holes=holes)
+        measured = _measure(stage, trained, train_set, dev_set, settings, run)
         shown = [_as_seen(trained, train_set[index]) for index in order[0][:SHOWN]]
-    return Rehearsal(counts, sizes, measured, shown)
+    seen = beside_tensors(trained.numerics, _rows_seen(stage), holes=holes)
+    later = LATER if trained.numerics.device.type == "cpu" else 0
+    sizes = replace(_sizes(trained, settings), libraries=libraries, later=later + beside - seen)
+    return Rehearsal(counts, sizes, replace(measured, begin_s=begin_s), shown)
+
+
+def _rows_seen(stage: str) -> int:
+    """Rows that the rehearsal has put through the model when its peak is read."""
+    return GROUPS * (2 if stage == "dpo" else 1)
 
 
 def _batches(stage: str, count: int, settings: EpochSettings) -> Sequence[list[int]]:
@@ -152,13 +167,16 @@ def _counts(
         for batch in ([train_set[index] for index in indices] for indices in batches)
         for group in micro_batches(batch, settings.row_tokens)
     ]
+    tokens, dev_tokens = (sum(e.tokens for e in examples) for examples in (train_set, dev_set))
+    passed = 2 * dev_tokens + (tokens + dev_tokens) * isinstance(settings, DPOSettings)
     return Counts(
         examples=len(train_set),
-        tokens=sum(example.tokens for example in train_set),
+        tokens=tokens,
         dev_examples=len(dev_set),
-        dev_tokens=sum(example.tokens for example in dev_set),
+        dev_tokens=dev_tokens,
         steps=len(batches),
         rows=len(rows),
+        all_rows=len(rows) + -(-passed // settings.row_tokens),
         largest_row=max(rows),
         row_tokens=settings.row_tokens,
         recomputed=run.facts.get("memory", {}).get("recomputed", 0),
@@ -184,8 +202,6 @@ def _measure(
     dev_set: Sequence[Example],
     settings: EpochSettings,
     run: Run,
-    libraries: int,
-    begin_s: float,
 ) -> Measured:
     groups = probe_groups(train_set, settings)
     step_s, token_s = _train(stage, trained, groups, settings, run)
@@ -193,12 +209,10 @@ def _measure(
     peak = peak_host_memory() if on_device is None else on_device
     cost = memory.row_cost(trained, train_set, settings)
     return Measured(
-        libraries=libraries,
         peak=peak,
         peak_row=max(sum(example.tokens for example in group) for group in groups),
         a_token=cost.a_token,
-        row_fixed=cost.fixed,
-        begin_s=begin_s,
+        begin_s=0.0,
         step_s=step_s,
         token_s=token_s,
         forward_s=_forward_s(trained, groups, settings),
