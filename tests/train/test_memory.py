@@ -60,7 +60,8 @@ def test_a_row_costs_what_is_predicted_from_smaller_rows(begun: Callable[..., An
     trained, examples, settings = begun(max_prompt=20)
     largest = memory.largest_row(examples, settings)
     assert largest == sum(example.tokens for example in examples)
-    predicted = memory.row_cost(trained, examples, settings).of(largest)
+    unseen = max(4 * parameter.numel() for parameter in memory.learning(trained.model))
+    predicted = memory.row_cost(trained, examples, settings).of(largest) - unseen
     memory._backward(trained, examples)  # gradients are there, as in all rows but a step's first
     counted = peak_of_tensors(partial(memory._backward, trained, examples), CPU)
     assert predicted == pytest.approx(counted, rel=0.1)

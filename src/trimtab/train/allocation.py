@@ -11,24 +11,28 @@ import ctypes
 import math
 import os
 import platform
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import psutil
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from trimtab.errors import ConfigError
-from trimtab.model.device import Numerics
+from trimtab.model.device import Numerics, reuse_freed_memory
 
 MIB = 1 << 20
-KERNELS = 100 * MIB
+KERNELS = 130 * MIB
 """What the kernels that `keep_few_kernels` lets stay take in bfloat16, and what comes with the first."""
-HOLES = 120 * MIB
+HOLES = 190 * MIB
 """What lies free between small tensors by then, unless freed memory is given back."""
-LATER = 96 * MIB
-"""Modules that are first needed after training has begun, and the measuring of memory itself."""
+LATER = 64 * MIB
+"""Modules that are first needed after training has begun."""
 ROWS_UNTIL_FULL = 8
 """Rows after which 63 % of both is there."""
 MAPPED_FROM = 256 << 10
@@ -36,15 +40,15 @@ MAPPED_FROM = 256 << 10
 
 
 def keep_few_kernels() -> None:
-    """Let the two caches of compiled kernels keep 256 and 64 in place of 1,024, unless the environment says
+    """Let the two caches of compiled kernels keep 256 each in place of 1,024, unless the environment says
     otherwise.
 
     Nearly every packed row has a shape of its own, and 1,024 kernels of each are there after some 75 rows:
-    670 MB more than with this, in the same time (docs/log.md). Read when the first kernel is made, so called
+    540 MB more than with this, in the same time (docs/log.md). Read when the first kernel is made, so called
     before.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
-    os.environ.setdefault("LRU_CACHE_CAPACITY", "64")  # of ideep, between torch and oneDNN
+    os.environ.setdefault("LRU_CACHE_CAPACITY", "256")  # of ideep, between torch and oneDNN
 
 
 def give_back_freed_memory() -> None:
@@ -61,6 +65,12 @@ def give_back_freed_memory() -> None:
     libc.mallopt(trim_threshold, MAPPED_FROM)
     _PROCESS.gives_back = True
     give_back()
+
+
+def keep_freed_memory() -> None:
+    """Undo `give_back_freed_memory`."""
+    _PROCESS.gives_back = False
+    reuse_freed_memory()
 
 
 def give_back() -> None:
@@ -119,24 +129,47 @@ def peak_of_tensors(work: Callable[[], None], device: torch.device) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         work()
         return int(torch.cuda.max_memory_allocated(device)) - int(before)
-    held = most = 0
-    for change in _changes(work):
-        held += change
-        most = max(most, held)
-    return most
-
-
-def _changes(work: Callable[[], None]) -> list[int]:
-    """Bytes of every allocation and, below 0, of every release in host memory, in order."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler would tell people that it begins
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True
-    ) as profile:
+    counted = _Counting()
+    with counted:
         work()
-    assert profile.profiler is not None and profile.profiler.kineto_results is not None
-    events = [
-        (event.start_ns(), event.nbytes())
-        for event in profile.profiler.kineto_results.events()
-        if event.name() == "[memory]"
-    ]
-    return [change for _, change in sorted(events, key=lambda event: event[0])]
+    return counted.most
+
+
+class _Counting(TorchDispatchMode):
+    """Bytes of the storages that were made since it was entered: alive now, and at most.
+
+    Kernels' own scratch space is not seen. torch's profiler sees it, and keeps 100 MB of its own each time.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.most: int = 0
+        self._alive: int = 0
+        self._known: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        for storage in _storages((args, kwargs)):
+            self._know(storage, 0)  # what was there before, weights first of all
+        result = func(*args, **(kwargs or {}))
+        for storage in _storages(result):
+            self._know(storage, storage.nbytes())
+        return result
+
+    def _know(self, storage: torch.UntypedStorage, size: int) -> None:
+        place = storage._cdata
+        if place in self._known:
+            return
+
+        def gone(_: object) -> None:
+            del self._known[place]
+            self._alive -= size
+
+        self._known[place] = weakref.ref(storage, gone)
+        self._alive += size
+        self.most = max(self.most, self._alive)
+
+
+def _storages(tree: Any) -> list[torch.UntypedStorage]:
+    return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]

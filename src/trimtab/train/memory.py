@@ -41,6 +41,7 @@ from trimtab.train.allocation import (
     beside_tensors,
     give_back_freed_memory,
     held_now,
+    keep_freed_memory,
     peak_of_tensors,
 )
 from trimtab.train.moments import moment_bytes
@@ -130,10 +131,10 @@ def within_limit(
     if before is not None and before["limit"] == settings.memory_limit:
         choice = Choice(**before)
     else:
+        give_back_freed_memory()  # before anything is measured: a heap that has grown is used first
         choice = choose(trained, train_set, settings)
     run.describe(memory=asdict(choice))
-    if choice.given_back:
-        give_back_freed_memory()
+    (give_back_freed_memory if choice.given_back else keep_freed_memory)()
     recompute_first(trained.model, choice.recomputed)
     _tell(choice, settings, len(blocks(trained.model)))
     return settings.model_copy(update={"row_tokens": choice.row_tokens})
@@ -212,7 +213,9 @@ def row_cost(trained: Policy | Scorer, examples: Sequence[Example], settings: Ep
     _backward(trained, rows[0])  # so that gradients are there, and are not counted as the row's
     tokens = [sum(example.tokens for example in row) for row in rows]
     device = trained.numerics.device
-    peaks = [peak_of_tensors(partial(_backward, trained, row), device) for row in rows]
+    # A gradient is added to what is there by torch's engine, out of sight, while both exist.
+    unseen = max(4 * parameter.numel() for parameter in learning(trained.model))
+    peaks = [unseen + peak_of_tensors(partial(_backward, trained, row), device) for row in rows]
     trained.model.zero_grad(set_to_none=True)
     if tokens[0] == tokens[1]:
         return RowCost(0.0, max(peaks) / tokens[0])

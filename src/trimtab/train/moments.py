@@ -2,8 +2,8 @@
 
 8 bits: each block of 256 values keeps its largest magnitude in float32, and of each value a code of how large
 it is beside that. The codes lie close together near 0 and far apart near 1, over seven powers of ten. Left
-out on purpose: a compiled kernel. torchao's took 50 seconds to compile and 5 seconds a step for 135 million
-weights on one CPU core; tables and blocks that stay in the cache take a quarter of that (docs/log.md).
+out on purpose: a compiled kernel. torchao's took 48 seconds to compile and 5 seconds a step for 135 million
+weights on one CPU core; tables and pieces that stay in the cache take 1.4 (docs/log.md).
 
 Source: Dettmers et al. 2022, arXiv:2110.02861, section 2 (the map without its sparse and stable embedding
 parts).
