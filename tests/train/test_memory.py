@@ -14,7 +14,7 @@ import torch
 from trimtab.config import build
 from trimtab.errors import ConfigError, ResourceError
 from trimtab.model.device import Numerics
-from trimtab.model.recompute import recompute_first
+from trimtab.model.recompute import blocks, recompute_first
 from trimtab.runs.run import open_run, read_facts
 from trimtab.train import memory, sft
 from trimtab.train.allocation import beside_tensors, held_now, peak_of_tensors
@@ -187,6 +187,7 @@ def test_a_resumed_run_does_as_it_did_before(
     with open_run(tmp_path / "run", "sft", settings, resume=False) as run:
         trained, examples, _ = sft.begin(settings, run)
         assert memory.within_limit(trained, examples, settings, run).row_tokens == 80
+        assert ["forward" in vars(block) for block in blocks(trained.model)] == [True, False]
         run.save(1, {})
     monkeypatch.setattr(memory, "choose", lambda *_: replace(first, row_tokens=40))
     with open_run(tmp_path / "run", "sft", settings, resume=True) as run:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -35,8 +34,7 @@ def recompute_first(model: PreTrainedModel, count: int) -> None:
 
 
 def _twice(block: nn.Module, *args: Any, **keywords: Any) -> Any:
-    forward = type(block).forward
-    if not torch.is_grad_enabled():
-        return forward(block, *args, **keywords)
-    # No dropout, so no random state to keep.
-    return checkpoint(forward, block, *args, use_reentrant=False, preserve_rng_state=False, **keywords)
+    # No dropout, so no random state to keep. Where no gradients are computed, nothing is done twice.
+    return checkpoint(
+        type(block).forward, block, *args, use_reentrant=False, preserve_rng_state=False, **keywords
+    )
