@@ -27,6 +27,7 @@ from trimtab.model.policy import Policy, load_policy
 from trimtab.model.scalar import load_scorer
 from trimtab.runs import progress
 from trimtab.train import dpo, loop, reward, sft
+from trimtab.train.allocation import keep_few_kernels
 from trimtab.train.reference import over_tokens
 from trimtab.train.settings import DPOSettings, EpochSettings, RewardSettings, SFTSettings
 
@@ -155,7 +156,8 @@ def main() -> None:
     """Step through the batches and write what was measured."""
     meter = Meter()
     spec = json.loads(Path(sys.argv[1]).read_text())
-    reuse_freed_memory()  # as every stage does
+    reuse_freed_memory()  # both as every stage does
+    keep_few_kernels()
     rows = json.loads(Path(spec["batches"]).read_text())[: spec["warm_up"] + spec["steps"]]
     batches = [examples(spec, batch) for batch in rows]
     with progress.hidden():

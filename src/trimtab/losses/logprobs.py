@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from trimtab.losses.kl import full_kl
+from trimtab.losses.tables import kept_gradient
 
 ROWS, COLUMNS = 512, 4096
 """Tokens and vocabulary entries of a tile: 8 MB of float32."""
@@ -305,17 +306,18 @@ class _Gradients:
 
     head: _Head
     states: Tensor | None  # [N, D]
-    weight: Tensor | None  # [V, D]
+    weight: Tensor | None  # [V, D]; the model's own `.grad` where gradients are added in place
     bias: Tensor | None  # [V]
+    in_place: bool
 
     @classmethod
     def none_yet(cls, head: _Head, needed: tuple[bool, ...]) -> _Gradients:
         def zeros(like: Tensor | None, need: bool) -> Tensor | None:
             return torch.zeros_like(like, dtype=head.sums_in) if need and like is not None else None
 
-        return cls(
-            head, zeros(head.states, needed[0]), zeros(head.weight, needed[1]), zeros(head.bias, needed[2])
-        )
+        kept = kept_gradient(head.weight, head.sums_in) if needed[1] else None
+        weight = zeros(head.weight, needed[1]) if kept is None else kept
+        return cls(head, zeros(head.states, needed[0]), weight, zeros(head.bias, needed[2]), kept is not None)
 
     def add(self, tile: _Tile, by_logits: Tensor, share: Tensor) -> None:
         """Add those of a tile, from the gradient by its logits, [n, v], times a share a token, [n]."""
@@ -339,10 +341,10 @@ class _Gradients:
             self.bias.index_add_(0, targets, by_logit)
 
     def as_given(self, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """In the types of what they belong to."""
+        """In the types of what they belong to; none for what was added in place."""
         head = self.head
         return (
             None if self.states is None else self.states.to(dtype),
-            None if self.weight is None else self.weight.to(head.weight.dtype),
+            None if self.weight is None or self.in_place else self.weight.to(head.weight.dtype),
             None if self.bias is None or head.bias is None else self.bias.to(head.bias.dtype),
         )

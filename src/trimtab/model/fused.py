@@ -1,13 +1,13 @@
-"""Norms and gated feed-forward parts of transformers' models, with fewer passes over memory.
+"""Norms, gated feed-forward parts and embeddings of transformers' models, with fewer passes over memory.
 
-Dimensions: D = model size.
+Dimensions: D = model size, V = entries of a table.
 
-What transformers computes stays what it is; only two things change. A norm gives its result in the
+What transformers computes stays what it is; only three things change. A norm gives its result in the
 arithmetic of the projections that read it, once, where each would otherwise round it for itself and
-keep its own copy; and what the backward pass can compute again cheaply is not kept. Both together
-take a third off the memory of the activations.
+keep its own copy; what the backward pass can compute again cheaply is not kept; and an embedding's gradient
+can be added where it is kept (`losses.tables`). The first two take a third off the memory of the activations.
 
-A module is replaced only if it gives the same values as its own code on random numbers, so that a
+A norm or gated part is replaced only if it gives the same values as its own code on random numbers, so that a
 model family with another norm keeps it.
 """
 
@@ -22,6 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from trimtab.losses.tables import kept_gradient
+
 TOLERANCE = 1e-5
 """Relative and absolute, in float32: what two orders of the same sums may differ by."""
 
@@ -30,13 +32,15 @@ Forward = Callable[[nn.Module, Tensor], Tensor]
 
 
 def fuse(model: Model) -> Model:
-    """Replace what can be replaced in the decoder's blocks; gives the model back.
+    """Replace what can be replaced in the decoder's blocks, and its embeddings; gives the model back.
 
     Norms outside the blocks stay: what the last one gives is read in float32.
     """
-    for blocks in model.modules():
-        if isinstance(blocks, nn.ModuleList):
-            for module in blocks.modules():
+    for part in model.modules():
+        if type(part) is nn.Embedding and not (part.max_norm or part.scale_grad_by_freq):
+            vars(part)["forward"] = MethodType(_embedding_forward, part)
+        if isinstance(part, nn.ModuleList):
+            for module in part.modules():
                 _fuse_one(module)
     return model
 
@@ -76,6 +80,11 @@ def _norm_forward(module: Any, hidden: Tensor) -> Tensor:
 def _gated_forward(module: Any, hidden: Tensor) -> Tensor:
     gate, up = module.gate_proj(hidden), module.up_proj(hidden)
     found: Tensor = module.down_proj(_SiluProduct.apply(gate, up))  # type: ignore[no-untyped-call]
+    return found
+
+
+def _embedding_forward(module: Any, ids: Tensor) -> Tensor:
+    found: Tensor = _Entries.apply(module.weight, ids, module.padding_idx)  # type: ignore[no-untyped-call]
     return found
 
 
@@ -128,3 +137,27 @@ class _SiluProduct(torch.autograd.Function):
         by_up = F.silu(gate).mul_(gradient)
         by_gate = torch.ops.aten.silu_backward(gradient * up, gate)
         return by_gate, by_up
+
+
+class _Entries(torch.autograd.Function):
+    """Entries of a table [V, D] by number; the one for padding has no gradient, as in torch."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, ids: Tensor, padding: int | None) -> Tensor:
+        ctx.save_for_backward(table, ids)
+        ctx.padding = padding
+        return F.embedding(ids, table)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None]:
+        table, ids = ctx.saved_tensors
+        kept = kept_gradient(table, gradient.dtype)
+        if kept is None:
+            padding = -1 if ctx.padding is None else ctx.padding
+            whole = torch.ops.aten.embedding_dense_backward(gradient, ids, len(table), padding, False)
+            return whole, None, None
+        if ctx.padding is not None:
+            gradient = gradient.masked_fill((ids == ctx.padding).unsqueeze(-1), 0)
+        kept.index_put_((ids,), gradient, accumulate=True)
+        return None, None, None

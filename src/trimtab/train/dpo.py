@@ -140,7 +140,7 @@ def learn_by_rows(
             read = loss_inputs(loss, values, lengths)
             pairs = loss(**read)
             shares = row.weights.view_as(lengths)[:, 0] / weight
-            torch.autograd.backward((shares * pairs.loss).sum())
+            loop.backward((shares * pairs.loss).sum())
             parts.append(pairs_of(pairs, read, lengths, shares))
     return step_metrics(together(parts), side_of(loss))
 
@@ -169,7 +169,7 @@ def learn_together(
         for group, row in loop.rows(batch, settings.row_tokens, device):
             with policy.numerics.autocast():
                 logprobs = response_logprobs(policy.model, row)
-            torch.autograd.backward(logprobs, torch.cat([gradients[index] for index in group]))
+            loop.backward(logprobs, torch.cat([gradients[index] for index in group]))
     return step_metrics(together([pairs_of(pairs, read, lengths, shares)]), side_of(loss))
 
 

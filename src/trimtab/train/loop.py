@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from trimtab.data.batches import PackedRow, micro_batches, pack, shuffled_batches
 from trimtab.data.tokens import Example
 from trimtab.errors import Interrupted, RunError
+from trimtab.losses.tables import adding_in_place
 from trimtab.runs import progress
 from trimtab.runs.run import Run
 from trimtab.train import moments
@@ -128,6 +129,12 @@ class Learner:
         state = run.resumed_from.tensors(f"{name}-optimizer")
         self.steps = int(state.pop("steps"))
         moments.restore(self._optimizer, self._named, state, self.steps)
+
+
+def backward(values: Tensor, gradients: Tensor | None = None) -> None:
+    """Add gradients to every weight's `.grad`: of a number, or of values whose gradients are given."""
+    with adding_in_place():
+        torch.autograd.backward(values, gradients)
 
 
 @contextmanager

@@ -44,6 +44,7 @@ from trimtab.train.allocation import (
     keep_freed_memory,
     peak_of_tensors,
 )
+from trimtab.train.loop import backward
 from trimtab.train.moments import moment_bytes
 from trimtab.train.settings import DPOSettings, EpochSettings
 
@@ -239,7 +240,7 @@ def _backward(trained: Policy | Scorer, examples: Sequence[Example]) -> None:
             values = response_logprobs(trained.model, row)
         else:
             values = scalar.rewards(trained.model, row)
-    torch.autograd.backward(values.sum())
+    backward(values.sum())
 
 
 def _does_not_fit(

@@ -209,7 +209,7 @@ def _policy_pass(
     part = _policy_loss(logprobs, old_logprobs, advantages, settings)
     loss = with_entropy_bonus(part.loss, entropy, weight=settings.entropy_weight)
     weights = row.token_weights
-    torch.autograd.backward((weights * loss).sum() / tokens)
+    loop.backward((weights * loss).sum() / tokens)
     sums = {
         "policy_loss": float((weights * part.loss.detach()).sum()),
         "entropy": float((weights * entropy.detach()).sum()),
@@ -246,7 +246,7 @@ def _value_pass(
         values, old_values, _gathered(experience.returns, indices, device), clip=settings.value_clip
     )
     weights = row.token_weights
-    torch.autograd.backward((weights * part.loss).sum() / tokens)
+    loop.backward((weights * part.loss).sum() / tokens)
     return {
         "value_loss": float((weights * part.loss.detach()).sum()),
         "value_clip_fraction": float((weights * part.clipped).sum()),

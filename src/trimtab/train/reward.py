@@ -105,7 +105,7 @@ def learn(
             with scorer.numerics.autocast():
                 rewards = scalar.rewards(scorer.model, row)
                 loss = LOSSES[settings.rankings](rewards, shown, pairs, settings) / count
-            torch.autograd.backward(loss)
+            loop.backward(loss)
             chosen, rejected = rewards.detach()[pairs.better], rewards.detach()[pairs.worse]
             sums["loss"] += loss.item()
             sums["accuracy"] += float((pairs.weights * ranked_right(chosen, rejected)).sum()) / count

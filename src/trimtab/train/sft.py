@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from trimtab.data.tokens import Example
 from trimtab.losses.sft import sft_loss
 from trimtab.model.passes import over_rows, response_tokens
@@ -73,7 +71,7 @@ def learn(
             with policy.numerics.autocast():
                 losses = sft_loss(response_logprobs(policy.model, row))
                 loss = (row.token_weights * losses).sum() / count
-            torch.autograd.backward(loss)
+            loop.backward(loss)
             total += loss.item()
     return {"loss": total, **learner.step()}
 

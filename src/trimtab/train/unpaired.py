@@ -83,7 +83,7 @@ def learn(
                 logprobs = response_logprobs(policy.model, row)
             ratios = row.sum_by_response(logprobs) - before_own[group].to(device)
             rated = _rated([own[index] for index in group], ratios, point, settings)
-            torch.autograd.backward((row.weights / total * rated.loss).sum())
+            loop.backward((row.weights / total * rated.loss).sum())
             parts.append(rated)
     return {**step_metrics(_together(parts)), "point": float(point)}
 
