@@ -78,14 +78,23 @@ def test_decode_attends_to_each_rows_own_past_and_the_new_token() -> None:
             torch.testing.assert_close(attended[row, :, 0], expected)
 
 
-def test_keep_moves_rows_and_forgets_the_others() -> None:
+def test_copied_rows_are_what_the_others_are() -> None:
     store, keys, values = filled_store([2, 5, 1])
-    store.keep(torch.tensor([2, 0]))
+    store.copy(torch.tensor([1, 0]), torch.tensor([0, 2]))  # read before anything is written
     stored = store.layer(3, keys[0][None], values[0][None])
-    assert store.rows == 2
-    assert stored.keys.shape == (2, KEY_HEADS, 9, SIZE)
-    assert torch.equal(stored.keys[0, :, :1], keys[2])
-    assert torch.equal(stored.values[1, :, :2], values[0])
+    assert stored.keys.shape == (3, KEY_HEADS, 9, SIZE)
+    for row, was in ((0, 1), (1, 1), (2, 0)):
+        assert torch.equal(stored.keys[row, :, : keys[was].shape[1]], keys[was])
+        assert torch.equal(stored.values[row, :, : values[was].shape[1]], values[was])
+
+
+def test_a_batch_may_be_the_first_rows_only() -> None:
+    store, keys, values = filled_store([2, 5, 1])
+    query, key = normal(2, HEADS, 1, SIZE, seed=10), normal(2, KEY_HEADS, 1, SIZE, seed=11)
+    attended = DecodeLayout(store, torch.tensor([2, 5])).attend(3, query, key, key, SCALING)
+    for row in range(2):
+        seen = [torch.cat([kept[row], key[row]], dim=1) for kept in (keys, values)]
+        torch.testing.assert_close(attended[row, :, 0], attend_by_hand(query[row, :, 0], *seen))
 
 
 def test_layers_are_kept_apart_and_in_the_stores_dtype() -> None:

@@ -17,6 +17,7 @@ from trimtab.model.policy import response_logprobs
 from trimtab.rollout import engine
 from trimtab.rollout.engine import Sampler
 from trimtab.rollout.sample import Drawn, draw
+from trimtab.rollout.slots import Slots, bucket
 from trimtab.rollout.types import Rollout, Sampling
 
 LENGTHS = [5, 1, 12, 7, 3, 9, 2, 30]
@@ -107,21 +108,67 @@ def test_prefill_in_chunks_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     assert responses(Sampler(model).sample(prompts, SAMPLING, seeds)) == responses(whole)
 
 
-def test_compaction_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, prompts = trimmed(tiny_llama), some_prompts(LENGTHS * 2)
-    kept: list[int] = []
-    keep = engine.KeyValueStore.keep
+class Steps:
+    """What goes through a model: the tokens of each prefill, and rows and running requests of each step."""
 
-    def counted(store: engine.KeyValueStore, rows: torch.Tensor) -> None:
-        kept.append(len(rows))
-        keep(store, rows)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.prefilled: list[list[tuple[int, ...]]] = []
+        self.decoded: list[tuple[int, int]] = []
+        prefill, decode = engine._Decoder.prefill, engine._Decoder.decode
 
-    monkeypatch.setattr(engine.KeyValueStore, "keep", counted)
-    compacted = Sampler(model).sample(prompts, SAMPLING, range(len(prompts)))
-    assert len(kept) > 1
-    assert all(2 * after <= before for before, after in zip([len(prompts), *kept], kept, strict=False))
-    monkeypatch.setattr(engine._Group, "compact", lambda group, tokens: tokens)
-    assert responses(Sampler(model).sample(prompts, SAMPLING, range(len(prompts)))) == responses(compacted)
+        def counted_prefill(decoder: engine._Decoder, prompts: Any, *rest: Any) -> Any:
+            self.prefilled.append(list(prompts))
+            return prefill(decoder, prompts, *rest)
+
+        def counted_decode(decoder: engine._Decoder, slots: Slots) -> Any:
+            self.decoded.append((slots.rows, len(slots.requests)))
+            return decode(decoder, slots)
+
+        monkeypatch.setattr(engine._Decoder, "prefill", counted_prefill)
+        monkeypatch.setattr(engine._Decoder, "decode", counted_decode)
+
+
+def test_ended_rows_leave_at_once_and_waiting_prompts_take_their_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps = Steps(monkeypatch)
+    model, prompts = trimmed(tiny_llama), some_prompts(LENGTHS * 4)
+    rollouts = Sampler(model, batch=8).sample(prompts, SAMPLING, range(len(prompts)))
+    drawn_behind_the_first = sum(len(rollout.response.ids) - 1 for rollout in rollouts)
+    assert sum(running for _, running in steps.decoded) == drawn_behind_the_first
+    assert all(rows == min(bucket(running), 8) for rows, running in steps.decoded)
+    assert len(steps.prefilled) > len(prompts) // 8, "rows should be filled again before all have ended"
+    together = Sampler(model, batch=len(prompts)).sample(prompts, SAMPLING, range(len(prompts)))
+    assert responses(together) == responses(rollouts)
+    for one, other in zip(together, rollouts, strict=True):
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-5)
+
+
+def test_samples_of_one_prompt_read_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, (short, long) = trimmed(tiny_llama), some_prompts([4, 9])
+    prompts, seeds = [long, short, long, long, short, long], range(6)
+    alone = [
+        Sampler(model).sample([prompt], SAMPLING, [seed])[0]
+        for prompt, seed in zip(prompts, seeds, strict=True)
+    ]
+    steps = Steps(monkeypatch)
+    assert responses(Sampler(model).sample(prompts, SAMPLING, seeds)) == responses(alone)
+    assert steps.prefilled == [[short, long]]
+
+
+def test_the_same_batch_gives_the_same_bits() -> None:
+    model, prompts = trimmed(tiny_llama), some_prompts(LENGTHS * 3)
+    first, second = (
+        Sampler(model, autocast=torch.bfloat16, batch=7).sample(prompts, SAMPLING, range(len(prompts)))
+        for _ in range(2)
+    )
+    assert first == second
+
+
+def test_buckets_hold_their_rows_and_little_more() -> None:
+    sizes = [bucket(rows) for rows in range(1, 300)]
+    assert all(rows <= size <= max(1.5 * rows, rows + 1) for rows, size in enumerate(sizes, start=1))
+    assert sizes == sorted(sizes) and len(set(sizes)) == 17
 
 
 def test_the_stop_token_ends_a_response_and_is_kept() -> None:
@@ -274,7 +321,6 @@ def test_short_rows_decode_in_larger_groups(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(engine, "KeyValueStore", counted)
     monkeypatch.setattr(engine, "DECODE_POSITIONS", 400)
     model = trimmed(tiny_llama)
-    for longest, largest in ((8, 40), (2, 100), (90, 32)):  # the fewest rows where few would fit
-        rows.clear()
+    for longest in (8, 2, 90):
         Sampler(model).sample([(3,) * longest] * 150, Sampling(max_new=2), range(150))
-        assert max(rows) == largest and sum(rows) == 150
+    assert rows == [40, 100, 32]  # the fewest rows where few would fit

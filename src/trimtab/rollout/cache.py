@@ -46,11 +46,11 @@ class KeyValueStore:
             self._layers[layer] = Stored(self._room(key), self._room(value))
         return self._layers[layer]
 
-    def keep(self, rows: Tensor) -> None:
-        """Forget all rows but these: row i becomes what row `rows[i]` was."""
-        self.rows = rows.numel()
-        for layer, stored in self._layers.items():
-            self._layers[layer] = Stored(stored.keys[rows], stored.values[rows])
+    def copy(self, of: Tensor, to: Tensor) -> None:
+        """Row `to[i]` becomes what row `of[i]` is."""
+        for stored in self._layers.values():
+            for kept in stored:
+                kept[to] = kept[of]
 
     def _room(self, like: Tensor) -> Tensor:
         # Zeros: a masked position weighs 0, and 0 times what uninitialised memory holds may be NaN.
@@ -80,14 +80,14 @@ class DecodeLayout:
     """One new token a row, at the end of rows of different lengths.
 
     Args:
-        store: whose rows are the batch.
+        store: whose first B rows are the batch.
         lengths: [B] positions that each row has filled; the new token is written after them.
     """
 
     def __init__(self, store: KeyValueStore, lengths: Tensor) -> None:
         self._store = store
         self._lengths = lengths
-        self._rows = torch.arange(store.rows, device=lengths.device)
+        self._rows = torch.arange(len(lengths), device=lengths.device)
         self._reach = int(lengths.max()) + 1
         positions = torch.arange(self._reach, device=lengths.device)
         self._mask = (positions <= lengths[:, None])[:, None, None]  # [B, 1, 1, reach]
@@ -102,8 +102,8 @@ class DecodeLayout:
         together = query.reshape(rows, key.shape[1], heads // key.shape[1], size)
         attended = F.scaled_dot_product_attention(
             together,
-            stored.keys[:, :, : self._reach],
-            stored.values[:, :, : self._reach],
+            stored.keys[:rows, :, : self._reach],
+            stored.values[:rows, :, : self._reach],
             attn_mask=self._mask,
             scale=scaling,
         )

@@ -1,16 +1,16 @@
-"""A plain sampler: prompts in groups, one prefill, then one token a row at each step.
+"""Sampling from a transformers model: packed prefill, then one token a row at each step.
 
 Dimensions: B = rows that are decoded together, V = vocabulary, D = model size. Unit: nats.
 
-Left out on purpose: refilling a group with new prompts, sharing a prompt among its samples, CUDA
-graphs. A faster engine replaces this one behind `types.Engine`.
+A response that has ended leaves at once and a waiting prompt takes its row; several samples of one prompt
+read it once.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,11 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trimtab.data.batches import micro_batches, pack
-from trimtab.data.tokens import Example, Response
+from trimtab.data.tokens import Example
 from trimtab.errors import ConfigError, DataError, ModelError
 from trimtab.model.policy import backbone, head
 from trimtab.rollout.cache import DecodeLayout, KeyValueStore, PrefillLayout
-from trimtab.rollout.sample import Drawn, draw
+from trimtab.rollout.sample import draw
+from trimtab.rollout.slots import Request, Slots
 from trimtab.rollout.types import Rollout, Sampling
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ PREFILL_TOKENS = 2048
 FEWEST_ROWS, MOST_ROWS = 32, 256
 DECODE_POSITIONS = 8192
 """Positions that rows decoded together have in all, unless that would be fewer than the fewest rows."""
+
+
+REFILL = 8
+"""Prompts are read once this part of the rows is free: few at a time would waste a pass each."""
 
 
 class Sampler:
@@ -75,39 +80,40 @@ class Sampler:
         """
         if len(seeds) != len(prompts):
             raise ValueError(f"one seed a prompt: {len(seeds)} seeds for {len(prompts)} prompts")
-        batch = self._batch or _batch(self._longest(prompts, sampling))
-        # Prompts of about the same length decode together: a group's attention spans its longest row.
-        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-        rollouts: dict[int, Rollout] = {}
+        positions = self._longest(prompts, sampling)
+        requests = [Request(prompt, sampling, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
         # Not inference_mode: there autocast would cast every weight anew at every step.
         with torch.no_grad(), _evaluating(self._model), self._numerics():
             decoder = _Decoder(self._model, self._autocast or self._model.dtype)
-            for first in range(0, len(order), batch):
-                group = order[first : first + batch]
-                requests = [_Request(prompts[index], sampling, seeds[index]) for index in group]
-                self._run(decoder, requests, sampling)
-                rollouts |= {i: request.rollout for i, request in zip(group, requests, strict=True)}
-        return [rollouts[index] for index in range(len(prompts))]
+            self._run(decoder, sorted(requests, key=_by_prompt), sampling, positions)
+        return [request.rollout for request in requests]
 
-    def _run(self, decoder: _Decoder, requests: Sequence[_Request], sampling: Sampling) -> None:
-        """Sample all of the requests, side by side, to their ends."""
-        group = _Group(requests, sampling, decoder)
-        states = decoder.prefill([request.prompt for request in requests], group.store)
-        while True:
+    def _run(
+        self, decoder: _Decoder, requests: Sequence[Request], sampling: Sampling, positions: int
+    ) -> None:
+        """Sample all of the requests to their ends."""
+        if not requests:
+            return
+        rows = min(self._batch or _batch(positions), len(requests))
+        # The last token drawn is never read, so it needs no room.
+        store = KeyValueStore(rows, positions - 1, decoder.dtype)
+        slots = Slots(store, sampling.max_new, decoder.device)
+        waiting = deque(requests)
+        while waiting or slots.requests:
+            if waiting and slots.free >= max(rows // REFILL, 1):
+                fresh = [waiting.popleft() for _ in range(min(slots.free, len(waiting)))]
+                states, drawn_for = decoder.prefill_shared(slots, fresh)
+            else:
+                states, drawn_for = decoder.decode(slots), slice(0, len(slots.requests))
             drawn = draw(
                 decoder.logits(states),
-                group.uniforms[:, group.step],
+                slots.uniforms(drawn_for),
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
             )
-            ended = group.record(drawn)
+            ended = slots.record(drawn_for, drawn)
             if ended and self._progress:
                 self._progress(ended)
-            if not group.running:
-                return
-            tokens = group.compact(drawn.tokens)
-            states = decoder.decode(tokens, group.lengths, group.store)
-            group.lengths += 1
 
     def _longest(self, prompts: Sequence[tuple[int, ...]], sampling: Sampling) -> int:
         """Positions of the longest prompt and its response."""
@@ -141,80 +147,14 @@ class Sampler:
             torch.clear_autocast_cache()
 
 
+def _by_prompt(request: Request) -> tuple[int, tuple[int, ...]]:
+    """Prompts of about the same length decode together: attention spans the longest row. Equal ones share."""
+    return len(request.prompt), request.prompt
+
+
 def _batch(positions: int) -> int:
     """How many rows of so many positions decode together: short ones waste a matrix product when few do."""
     return max(FEWEST_ROWS, min(MOST_ROWS, DECODE_POSITIONS // positions))
-
-
-@dataclass
-class _Request:
-    """One prompt and what has been drawn for it."""
-
-    prompt: tuple[int, ...]
-    sampling: Sampling
-    seed: int
-    ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-
-    @property
-    def stopped(self) -> bool:
-        return bool(self.ids) and self.ids[-1] in self.sampling.stop_ids
-
-    @property
-    def running(self) -> bool:
-        return not self.stopped and len(self.ids) < self.sampling.max_new
-
-    @property
-    def rollout(self) -> Rollout:
-        return Rollout(self.prompt, Response(tuple(self.ids), self.stopped), tuple(self.logprobs))
-
-    def uniforms(self) -> Tensor:
-        """[max_new] float64: all that this request will ever draw, whatever happens beside it."""
-        generator = torch.Generator().manual_seed(self.seed)
-        return torch.rand(self.sampling.max_new, generator=generator, dtype=torch.float64)
-
-
-class _Group:
-    """Requests that are decoded together: request i is row i of the store, the lengths and the uniforms."""
-
-    def __init__(self, requests: Sequence[_Request], sampling: Sampling, decoder: _Decoder) -> None:
-        lengths = [len(request.prompt) for request in requests]
-        # The last token drawn is never read, so it needs no room.
-        self.store = KeyValueStore(len(requests), max(lengths) + sampling.max_new - 1, decoder.dtype)
-        self.requests = list(requests)
-        self.lengths = torch.tensor(lengths, device=decoder.device)  # [B]
-        self.uniforms = torch.stack([request.uniforms() for request in requests]).to(decoder.device)
-        self.step = 0
-
-    @property
-    def running(self) -> int:
-        """Requests that have not ended."""
-        return sum(request.running for request in self.requests)
-
-    def record(self, drawn: Drawn) -> int:
-        """Give each running request its token, and return how many have ended by it."""
-        before = self.running
-        rows = zip(self.requests, drawn.tokens.tolist(), drawn.logprobs.tolist(), strict=True)
-        for request, token, logprob in rows:
-            if request.running:
-                request.ids.append(token)
-                request.logprobs.append(logprob)
-        self.step += 1
-        return before - self.running
-
-    def compact(self, tokens: Tensor) -> Tensor:
-        """Let ended rows leave once they are half of the batch or more; the tokens [B] of those that stay.
-
-        Until then they cost less than copying the store: they are computed, and not recorded.
-        """
-        if 2 * self.running > len(self.requests):
-            return tokens
-        stay = [row for row, request in enumerate(self.requests) if request.running]
-        rows = torch.tensor(stay, device=tokens.device)
-        self.requests = [self.requests[row] for row in stay]
-        self.store.keep(rows)
-        self.lengths, self.uniforms = self.lengths[rows], self.uniforms[rows]
-        return tokens[rows]
 
 
 class _Decoder:
@@ -229,23 +169,47 @@ class _Decoder:
         self.dtype = dtype
         self.device: torch.device = model.device
 
-    def prefill(self, prompts: Sequence[tuple[int, ...]], store: KeyValueStore) -> Tensor:
-        """The state of each prompt's last token: [B, D]; prompt i fills row i of the store."""
+    def prefill(
+        self, prompts: Sequence[tuple[int, ...]], rows: Sequence[int], store: KeyValueStore
+    ) -> Tensor:
+        """The state of each prompt's last token, [n, D]; prompt i fills row `rows[i]` of the store."""
         examples = [Example(prompt, ()) for prompt in prompts]
         places: list[int] = []
         states: list[Tensor] = []
         for chunk in micro_batches(examples, PREFILL_TOKENS):
             row = pack([examples[index] for index in chunk]).to(self.device)
-            layout = PrefillLayout(store, row.spans, tuple(chunk))
+            layout = PrefillLayout(store, row.spans, tuple(rows[index] for index in chunk))
             output = self._forward(row.input_ids, row.position_ids, layout)  # [1, T, D]
             states.append(output[0, [span.start + span.prompt - 1 for span in row.spans]])
             places += chunk
         return torch.cat(states)[torch.tensor(places, device=self.device).argsort()]
 
-    def decode(self, tokens: Tensor, lengths: Tensor, store: KeyValueStore) -> Tensor:
-        """The states [B, D] of tokens [B] that follow `lengths` [B] earlier ones."""
-        layout = DecodeLayout(store, lengths)
-        return self._forward(tokens[:, None], lengths[:, None], layout)[:, 0]
+    def prefill_shared(self, slots: Slots, requests: Sequence[Request]) -> tuple[Tensor, slice]:
+        """Take requests into rows of their own: the states [n, D] of their last tokens, and the rows.
+
+        Each prompt is read once, whatever the number of its samples.
+        """
+        rows = slots.add(requests)
+        first: dict[tuple[int, ...], int] = {}
+        for row, request in enumerate(requests, start=rows.start):
+            first.setdefault(request.prompt, row)
+        states = self.prefill(list(first), list(first.values()), slots.store)
+        if len(first) == len(requests):
+            return states, rows
+        places = {prompt: place for place, prompt in enumerate(first)}
+        repeats = [
+            row for row, request in enumerate(requests, start=rows.start) if first[request.prompt] != row
+        ]
+        of = [first[slots.requests[row].prompt] for row in repeats]
+        slots.store.copy(*(torch.tensor(one, device=self.device) for one in (of, repeats)))
+        return states[[places[request.prompt] for request in requests]], rows
+
+    def decode(self, slots: Slots) -> Tensor:
+        """The states [N, D] of the running requests' last tokens."""
+        layout = DecodeLayout(slots.store, slots.lengths)
+        states = self._forward(slots.tokens[:, None], slots.lengths[:, None], layout)[:, 0]
+        slots.read()
+        return states[: len(slots.requests)]
 
     def logits(self, states: Tensor) -> Tensor:
         """[B, V] float32 (float64 for a float64 model), as the log-probability path computes them."""
