@@ -230,10 +230,8 @@ def no_temperature(
     return TEMPERED(hidden, weight, bias, 1.0)
 
 
-def temperature_in_sampling_only(
-    logits: Tensor, uniforms: Tensor, *, temperature: float, top_p: float
-) -> sample.Drawn:
-    tokens = sample.draw(logits, uniforms, temperature=temperature, top_p=top_p).tokens
+def temperature_in_sampling_only(logits: Tensor, *arguments: Any) -> sample.Drawn:
+    tokens = sample.draw(logits, *arguments).tokens
     plain = torch.log_softmax(logits.double(), -1)
     return sample.Drawn(tokens, plain.gather(1, tokens.unsqueeze(1)).squeeze(1))
 

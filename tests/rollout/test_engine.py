@@ -156,6 +156,27 @@ def test_samples_of_one_prompt_read_it_once(monkeypatch: pytest.MonkeyPatch) -> 
     assert steps.prefilled == [[short, long]]
 
 
+def test_a_penalty_follows_each_request_from_row_to_row(build: Build) -> None:
+    """Greedy with a penalty, rows refilled and moved, beside transformers' own."""
+    prompts = some_prompts(LENGTHS * 2)
+    sampling = Sampling(max_new=16, temperature=0, repetition_penalty=1.3, stop_ids=(2, 40, 41))
+    rollouts = Sampler(trimmed(build), batch=5).sample(prompts, sampling, [0] * len(prompts))
+    theirs = build()
+    theirs.set_attn_implementation("sdpa")
+    for prompt, rollout in zip(prompts, rollouts, strict=True):
+        ids = torch.tensor([prompt])
+        whole = theirs.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            repetition_penalty=1.3,
+            max_new_tokens=16,
+            eos_token_id=[2, 40, 41],
+            pad_token_id=0,
+        )
+        assert rollout.response.ids == tuple(whole[0, len(prompt) :].tolist())
+
+
 def test_the_same_batch_gives_the_same_bits() -> None:
     model, prompts = trimmed(tiny_llama), some_prompts(LENGTHS * 3)
     first, second = (
@@ -244,9 +265,9 @@ def test_the_callers_autocast_does_not_change_the_numbers() -> None:
 def test_autograd_sees_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     tracked: list[bool] = []
 
-    def watched(logits: torch.Tensor, *arguments: torch.Tensor, **settings: float) -> Drawn:
+    def watched(logits: torch.Tensor, *arguments: Any) -> Drawn:
         tracked.append(logits.requires_grad)
-        return draw(logits, *arguments, **settings)
+        return draw(logits, *arguments)
 
     monkeypatch.setattr(engine, "draw", watched)
     Sampler(trimmed(tiny_llama)).sample(some_prompts([4]), Sampling(max_new=3), [0])

@@ -20,6 +20,13 @@ app = typer.Typer()
 MaxNew = Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")]
 Temperature = Annotated[float, typer.Option(min=0, help="0 always takes the likeliest token.")]
 TopP = Annotated[float, typer.Option(help="Draw from the likeliest tokens with this probability together.")]
+TopK = Annotated[int, typer.Option(min=0, help="Draw from so many of the likeliest tokens; 0: from all.")]
+MinP = Annotated[
+    float, typer.Option(help="Draw from tokens with this share of the likeliest one's probability.")
+]
+RepetitionPenalty = Annotated[
+    float, typer.Option(min=1, help="Makes tokens that have been read or written less likely; 1: does not.")
+]
 Seed = Annotated[int, typer.Option(help="Of sampling.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 
@@ -32,7 +39,10 @@ def generate(
     ] = None,
     max_new: MaxNew = 128,
     temperature: Temperature = 0.7,
+    top_k: TopK = 0,
     top_p: TopP = 0.95,
+    min_p: MinP = 0.0,
+    repetition_penalty: RepetitionPenalty = 1.0,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -49,7 +59,14 @@ def generate(
     from trimtab.arena.matches import answer_question
     from trimtab.rollout.types import Sampling
 
-    sampling = Sampling(max_new=max_new, temperature=temperature, top_p=top_p)
+    sampling = Sampling(
+        max_new=max_new,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+    )
     answer = answer_question(model, text, sampling, seed=seed, device=device)
     if as_json:
         typer.echo(json.dumps({"prompt": text, **answer}, ensure_ascii=False))

@@ -97,7 +97,7 @@ class Sampler:
         rows = min(self._batch or _batch(positions), len(requests))
         # The last token drawn is never read, so it needs no room.
         store = KeyValueStore(rows, positions - 1, decoder.dtype)
-        slots = Slots(store, sampling.max_new, decoder.device)
+        slots = Slots(store, sampling, decoder.vocabulary, decoder.device)
         waiting = deque(requests)
         while waiting or slots.requests:
             if waiting and slots.free >= max(rows // REFILL, 1):
@@ -105,12 +105,8 @@ class Sampler:
                 states, drawn_for = decoder.prefill_shared(slots, fresh)
             else:
                 states, drawn_for = decoder.decode(slots), slice(0, len(slots.requests))
-            drawn = draw(
-                decoder.logits(states),
-                slots.uniforms(drawn_for),
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-            )
+            logits = decoder.logits(states)
+            drawn = draw(logits, slots.uniforms(drawn_for), sampling, slots.seen(drawn_for))
             ended = slots.record(drawn_for, drawn)
             if ended and self._progress:
                 self._progress(ended)
@@ -166,6 +162,7 @@ class _Decoder:
         exact = torch.promote_types(weight.dtype, torch.float32)
         self._weight = weight.to(exact)
         self._bias = None if bias is None else bias.to(exact)
+        self.vocabulary = len(weight)
         self.dtype = dtype
         self.device: torch.device = model.device
 

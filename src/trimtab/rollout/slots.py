@@ -1,6 +1,6 @@
 """Which requests are decoded together: those that have ended leave, others take their rows.
 
-Dimensions: B = rows that are decoded, always the first of the store, N of them running; D = model size.
+Dimensions: B = rows that are decoded, always the first of the store, N of them running; V = vocabulary.
 
 The running requests are the first N rows. One that ends gives its row to the last running one, so nothing
 is decoded that nobody waits for, but for what rounds N up to a size that has been decoded before
@@ -64,16 +64,23 @@ class Slots:
 
     Args:
         store: of as many rows as are decoded together at most.
-        new_tokens: of a response, at most.
+        sampling: of every request.
+        vocabulary: V.
     """
 
-    def __init__(self, store: KeyValueStore, new_tokens: int, device: torch.device) -> None:
+    def __init__(
+        self, store: KeyValueStore, sampling: Sampling, vocabulary: int, device: torch.device
+    ) -> None:
         self.store = store
         self.requests: list[Request] = []
         self._lengths = torch.zeros(store.rows, dtype=torch.long, device=device)
         self._tokens = torch.zeros(store.rows, dtype=torch.long, device=device)
         self._steps = torch.zeros(store.rows, dtype=torch.long, device=device)
-        self._uniforms = torch.zeros(store.rows, new_tokens, dtype=torch.float64, device=device)
+        self._uniforms = torch.zeros(store.rows, sampling.max_new, dtype=torch.float64, device=device)
+        penalised = sampling.repetition_penalty > 1
+        self._seen = (
+            torch.zeros(store.rows, vocabulary, dtype=torch.bool, device=device) if penalised else None
+        )
 
     @property
     def free(self) -> int:
@@ -99,6 +106,10 @@ class Slots:
         """[n] the next number of each of these requests."""
         return self._uniforms[rows].gather(1, self._steps[rows, None])[:, 0]
 
+    def seen(self, rows: slice) -> Tensor | None:
+        """[n, V]: tokens that these requests have read or drawn; None where nothing depends on it."""
+        return None if self._seen is None else self._seen[rows]
+
     def add(self, requests: Sequence[Request]) -> slice:
         """Take requests into the next rows; prefilling those is the caller's."""
         first = len(self.requests)
@@ -108,6 +119,10 @@ class Slots:
         self._lengths[rows] = torch.tensor([len(request.prompt) for request in requests], device=device)
         self._steps[rows] = 0
         self._uniforms[rows] = torch.stack([request.uniforms() for request in requests]).to(device)
+        if self._seen is not None:
+            self._seen[rows] = False
+            for row, request in enumerate(requests, start=first):
+                self._seen[row, list(request.prompt)] = True
         return rows
 
     def read(self) -> None:
@@ -118,6 +133,8 @@ class Slots:
         """Give each of these requests its token; gives how many have ended, which leave."""
         self._tokens[rows] = drawn.tokens
         self._steps[rows] += 1
+        if self._seen is not None:
+            self._seen[rows].scatter_(1, drawn.tokens[:, None], True)
         values = zip(self.requests[rows], drawn.tokens.tolist(), drawn.logprobs.tolist(), strict=True)
         for request, token, logprob in values:
             request.ids.append(token)
@@ -135,8 +152,9 @@ class Slots:
         if holes:
             to, of = (torch.tensor(rows, device=self._lengths.device) for rows in (holes, movers))
             self.store.copy(of, to)
-            for kept in (self._lengths, self._tokens, self._steps, self._uniforms):
-                kept[to] = kept[of]
+            for kept in (self._lengths, self._tokens, self._steps, self._uniforms, self._seen):
+                if kept is not None:
+                    kept[to] = kept[of]
             for hole, mover in zip(holes, movers, strict=True):
                 self.requests[hole] = self.requests[mover]
         del self.requests[count:]

@@ -18,8 +18,15 @@ class Sampling:
     """Tokens of a response at most, the stop token included."""
     temperature: float = 1.0
     """Divides the logits; 0 always takes the likeliest token."""
+    top_k: int = 0
+    """Draw from so many of the likeliest tokens; 0 keeps all."""
     top_p: float = 1.0
     """Draw from the likeliest tokens that together have this probability; 1 keeps all."""
+    min_p: float = 0.0
+    """Draw from tokens with at least this share of the likeliest one's probability; 0 keeps all."""
+    repetition_penalty: float = 1.0
+    """Makes tokens of the prompt and of the response so far less likely; 1 leaves them alone. Not for
+    responses that are learned from: they would come from another distribution than the one that learns."""
     stop_ids: tuple[int, ...] = ()
     """Tokens that end a response; the one drawn is kept as its last token."""
 
@@ -28,8 +35,18 @@ class Sampling:
             raise ConfigError("a response has at least one token", where="max_new", found=str(self.max_new))
         if not self.temperature >= 0:
             raise ConfigError("temperature must be >= 0", where="temperature", found=str(self.temperature))
+        if self.top_k < 0:
+            raise ConfigError("top_k must be >= 0", where="top_k", found=str(self.top_k))
         if not 0 < self.top_p <= 1:
             raise ConfigError("top_p must be in (0, 1]", where="top_p", found=str(self.top_p))
+        if not 0 <= self.min_p <= 1:
+            raise ConfigError("min_p must be in [0, 1]", where="min_p", found=str(self.min_p))
+        if not 1 <= self.repetition_penalty < float("inf"):
+            raise ConfigError(
+                "repetition_penalty must be >= 1",
+                where="repetition_penalty",
+                found=str(self.repetition_penalty),
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +57,7 @@ class Rollout:
     response: Response
     """The sampled ids; `stopped` tells whether a stop token ended it or the limit did."""
     logprobs: tuple[float, ...]
-    """Nats of each sampled token under softmax(logits / temperature), before top_p cuts the tail."""
+    """Nats of each sampled token under softmax(logits / temperature), before anything is cut or penalised."""
     weight: float = 1.0
     """What it counts in a mean over rollouts: 1 for a sample, its probability where all are listed."""
 
