@@ -251,6 +251,25 @@ def test_an_entropy_bonus_makes_the_policy_less_sure(
     assert entropies == sorted(entropies) and entropies[-1] > entropies[0] + 1e-5
 
 
+@pytest.mark.parametrize(("kl_stop", "taken"), [(None, 6), (1e-9, 2), (10.0, 6)])
+def test_passes_end_where_the_policy_has_moved_far_enough(
+    models: PPOModels,
+    rollouts: list[Rollout],
+    settings_of: Callable[..., Any],
+    kl_stop: float | None,
+    taken: int,
+) -> None:
+    """The first minibatch sees the policy that sampled, and no distance; the second sees one step's."""
+    settings = settings_of("ppo", rollouts=12, minibatch=4, episodes=12, epochs=2, kl_stop=kl_stop)
+    experience = ppo.evaluate(models, rollouts, 0.1, settings)
+    moving = replace(models, policy=deepcopy(models.policy), value=deepcopy(models.value))
+    both = learners(moving)
+    seen = ppo.learn(moving, both, experience, settings, update=0)
+    assert seen["minibatches"] == taken
+    for learner in (both.policy, both.value):
+        assert (learner.steps, learner.skipped) == (taken, 6 - taken), "schedules are those of the whole plan"
+
+
 def test_a_dual_clip_within_the_clip_is_refused() -> None:
     with pytest.raises(ConfigError, match="beyond the clip"):
         build(PPOSettings, {"model": "m", "reward_model": "r", "data": "d", "clip": 0.3, "dual_clip": 1.2})

@@ -18,12 +18,19 @@ from trimtab.train import ppo
 
 Rows = list[dict[str, Any]]
 
-# PPO has a scale of its own, and a KL target that it misses from the second update on: its weight moves.
+# PPO has a scale of its own, a KL target that it misses from the second update on, so that its weight moves,
+# and updates that end early, so that its schedule is ahead of its steps.
 CHANGES: dict[str, dict[str, Any]] = {
     "sft": {},
     "reward": {},
     "dpo": {},
-    "ppo": {"episodes": 32, "kl": {"weight": 0.1, "target": 0.01, "horizon": 20}, "calibration_prompts": 8},
+    "ppo": {
+        "episodes": 32,
+        "kl": {"weight": 0.1, "target": 0.01, "horizon": 20},
+        "calibration_prompts": 8,
+        "kl_stop": 1e-9,
+        "optimizer": {"learning_rate": 1e-3, "schedule": "linear"},
+    },
 }
 KINDS = tuple(CHANGES)
 

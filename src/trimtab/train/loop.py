@@ -86,6 +86,8 @@ class Learner:
         self.settings = settings
         self.total_steps = total_steps
         self.steps = 0
+        self.skipped = 0
+        """Steps that the schedule counts and that were not taken."""
         self._named = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self._optimizer = moments.adamw(self._named.values(), settings)
 
@@ -103,7 +105,7 @@ class Learner:
                 found=f"gradient norm {norm}",
                 fix="lower the learning rate, or set precision to float32",
             )
-        rate = learning_rate(self.settings, self.steps, self.total_steps)
+        rate = learning_rate(self.settings, self.steps + self.skipped, self.total_steps)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.step()
@@ -114,7 +116,7 @@ class Learner:
     def tensors(self, name: str) -> dict[str, Mapping[str, Tensor]]:
         """Weights and moments, as groups for a checkpoint."""
         state = moments.as_tensors(self._optimizer, self._named)
-        state["steps"] = torch.tensor(self.steps)
+        state["steps"], state["skipped"] = torch.tensor(self.steps), torch.tensor(self.skipped)
         return {name: dict(self._named), f"{name}-optimizer": state}
 
     def restore(self, run: Run, name: str) -> None:
@@ -127,7 +129,7 @@ class Learner:
                 parameter.copy_(weights[parameter_name])
         del weights  # before the moments are read: both at once would be the most that the stage holds
         state = run.resumed_from.tensors(f"{name}-optimizer")
-        self.steps = int(state.pop("steps"))
+        self.steps, self.skipped = int(state.pop("steps")), int(state.pop("skipped"))
         moments.restore(self._optimizer, self._named, state, self.steps)
 
 

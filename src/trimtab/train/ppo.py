@@ -67,6 +67,11 @@ class Learners:
     policy: loop.Learner
     value: loop.Learner
 
+    def skip(self, steps: int) -> None:
+        """Go on in both schedules as if so many steps had been taken."""
+        self.policy.skipped += steps
+        self.value.skipped += steps
+
     def tensors(self) -> TensorGroups:
         """Both, as groups for a checkpoint."""
         return {**self.policy.tensors("policy"), **self.value.tensors("value")}
@@ -158,12 +163,19 @@ def learn(
     models: PPOModels, learners: Learners, experience: Experience, settings: PPOSettings, update: int
 ) -> dict[str, float]:
     """Several passes of clipped steps over the same experience; means of what was seen on the way."""
+    planned = [
+        minibatch
+        for epoch in range(settings.epochs)
+        for minibatch in _minibatches(len(experience.examples), settings, update, epoch)
+    ]
     seen: list[dict[str, float]] = []
-    for epoch in range(settings.epochs):
-        for minibatch in _minibatches(len(experience.examples), settings, update, epoch):
-            seen.append(learn_minibatch(models, learners, experience, minibatch, settings))
+    for minibatch in planned:
+        seen.append(learn_minibatch(models, learners, experience, minibatch, settings))
+        if settings.kl_stop is not None and seen[-1]["approximate_kl"] > settings.kl_stop:
+            learners.skip(len(planned) - len(seen))
+            break
     means = {name: sum(step[name] for step in seen) / len(seen) for name in seen[0]}
-    return {**means, "first_ratio_error": seen[0]["ratio_error"]}
+    return {**means, "first_ratio_error": seen[0]["ratio_error"], "minibatches": len(seen)}
 
 
 def learn_minibatch(

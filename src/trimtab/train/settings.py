@@ -275,6 +275,9 @@ class PPOSettings(StageSettings):
     """How far a probability ratio may move before its gradient stops."""
     value_clip: Positive = 0.2
     """How far a value may move from its old one within an update, in units of reward."""
+    kl_stop: Positive | None = None
+    """Nats a token between the policy that sampled and the one that learns: the first minibatch that finds
+    them further apart is the update's last; 0.02 is usual; none: every pass is made."""
     dual_clip: Annotated[float, Field(gt=1)] | None = None
     """Ratio beyond which a token of negative advantage has no gradient; none: no such limit."""
     entropy_weight: Annotated[float, Field(ge=0)] = 0.0
