@@ -83,7 +83,7 @@ def test_temperature_zero_takes_the_likeliest_whatever_the_uniform() -> None:
 
 def test_a_tiny_temperature_is_almost_zero_and_does_not_overflow() -> None:
     logits = [1e4, 2e4, -1e4]
-    drawn = draw(*many(logits), temperature=1e-35, top_p=1.0)
+    drawn = draw(*many(logits), Sampling(temperature=1e-35))
     assert set(drawn.tokens.tolist()) == {1}
     assert drawn.logprobs.abs().max() == 0
 

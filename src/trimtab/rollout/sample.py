@@ -160,4 +160,5 @@ def _sums(weights: Tensor) -> Tensor:
 def _in_blocks(weights: Tensor) -> Tensor:
     """[B, n, BLOCK], zeros behind the last."""
     short = -weights.shape[-1] % BLOCK
-    return (F.pad(weights, (0, short)) if short else weights).unflatten(-1, (-1, BLOCK))
+    whole = F.pad(weights, (0, short)) if short else weights
+    return whole.view(len(weights), -1, BLOCK)
