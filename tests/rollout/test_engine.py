@@ -65,10 +65,12 @@ def test_logprobs_are_those_of_the_packed_path(build: Build, temperature: float)
     torch.testing.assert_close(sampled, expected, atol=1e-5, rtol=0)
 
 
-def test_greedy_is_what_transformers_generates(build: Build) -> None:
-    prompts = some_prompts()
-    greedy = Sampling(max_new=16, temperature=0, stop_ids=(2, 40, 41))
-    rollouts = Sampler(trimmed(build)).sample(prompts, greedy, [0] * len(prompts))
+@pytest.mark.parametrize(("penalty", "batch"), [(1.0, None), (1.3, 5)])
+def test_greedy_is_what_transformers_generates(build: Build, penalty: float, batch: int | None) -> None:
+    """With fewer rows than prompts what a request has seen follows it from row to row."""
+    prompts = some_prompts(LENGTHS * 2)
+    greedy = Sampling(max_new=16, temperature=0, repetition_penalty=penalty, stop_ids=(2, 40, 41))
+    rollouts = Sampler(trimmed(build), batch=batch).sample(prompts, greedy, [0] * len(prompts))
     theirs = build()
     theirs.set_attn_implementation("sdpa")
     for prompt, rollout in zip(prompts, rollouts, strict=True):
@@ -77,6 +79,7 @@ def test_greedy_is_what_transformers_generates(build: Build) -> None:
             ids,
             attention_mask=torch.ones_like(ids),
             do_sample=False,
+            repetition_penalty=penalty,
             max_new_tokens=16,
             eos_token_id=[2, 40, 41],
             pad_token_id=0,
@@ -154,27 +157,6 @@ def test_samples_of_one_prompt_read_it_once(monkeypatch: pytest.MonkeyPatch) -> 
     steps = Steps(monkeypatch)
     assert responses(Sampler(model).sample(prompts, SAMPLING, seeds)) == responses(alone)
     assert steps.prefilled == [[short, long]]
-
-
-def test_a_penalty_follows_each_request_from_row_to_row(build: Build) -> None:
-    """Greedy with a penalty, rows refilled and moved, beside transformers' own."""
-    prompts = some_prompts(LENGTHS * 2)
-    sampling = Sampling(max_new=16, temperature=0, repetition_penalty=1.3, stop_ids=(2, 40, 41))
-    rollouts = Sampler(trimmed(build), batch=5).sample(prompts, sampling, [0] * len(prompts))
-    theirs = build()
-    theirs.set_attn_implementation("sdpa")
-    for prompt, rollout in zip(prompts, rollouts, strict=True):
-        ids = torch.tensor([prompt])
-        whole = theirs.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            do_sample=False,
-            repetition_penalty=1.3,
-            max_new_tokens=16,
-            eos_token_id=[2, 40, 41],
-            pad_token_id=0,
-        )
-        assert rollout.response.ids == tuple(whole[0, len(prompt) :].tolist())
 
 
 def test_the_same_batch_gives_the_same_bits() -> None:
