@@ -12,16 +12,19 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tiny import tiny_gpt2, tiny_llama, tiny_qwen2, tiny_qwen3
+from trimtab.losses.tables import adding_in_place
 from trimtab.model import fused
+from trimtab.model.device import Numerics
 from trimtab.model.fused import fuse
+from trimtab.model.rounded import rounded
 
 
 def replaced(model: nn.Module) -> list[str]:
-    """Embeddings aside: tests/losses/test_tables.py."""
+    """Matrices aside, which are below, and embeddings: tests/losses/test_tables.py."""
     return [
         name
         for name, module in model.named_modules()
-        if "forward" in vars(module) and not isinstance(module, nn.Embedding)
+        if "forward" in vars(module) and not isinstance(module, nn.Embedding | nn.Linear)
     ]
 
 
@@ -87,6 +90,23 @@ def test_another_formula_behind_the_same_names_is_left_alone() -> None:
     assert replaced(fuse(model)) == []
 
 
+def test_gradients_behind_a_weight_of_zero_are_right() -> None:
+    plain = tiny_llama()
+    with torch.no_grad():
+        plain.base_model.layers[0].input_layernorm.weight[3] = 0
+    faster = fuse(copy.deepcopy(plain))
+    assert any(name.endswith("0.input_layernorm") for name in replaced(faster))
+    for one, other in zip(outcome(faster), outcome(plain), strict=True):
+        assert (one - other).norm() <= 1e-5 * other.norm()
+
+
+def test_a_norm_keeps_what_the_projections_behind_it_keep_and_nothing_else_as_large() -> None:
+    norm = fuse(tiny_llama()).base_model.layers[0].input_layernorm
+    found = norm(torch.randn(7, norm.weight.numel(), requires_grad=True))
+    kept = [one for one in found.grad_fn.saved_tensors if one.numel() > 7 * 2 and one.dim() > 1]
+    assert [one.untyped_storage().data_ptr() for one in kept] == [found.untyped_storage().data_ptr()]
+
+
 def test_another_activation_is_left_alone() -> None:
     model = tiny_llama()
     for layer in model.base_model.layers:
@@ -119,4 +139,76 @@ def test_a_third_less_is_kept_for_the_backward_pass() -> None:
             model.base_model(input_ids=torch.randint(3, 250, (1, 400)))
         return sum(tensor.untyped_storage().nbytes() for tensor in sizes.values())
 
-    assert kept(fuse(tiny_llama())) < 0.75 * kept(tiny_llama())
+    assert kept(fuse(tiny_llama())) < 0.6 * kept(tiny_llama())
+
+
+def rounded_outcome(model: PreTrainedModel, rows: int, hook: Callable[[Tensor], None] | None = None) -> None:
+    """Adds gradients of several rows in bfloat16, of weights that are rounded once."""
+    with Numerics(torch.device("cpu"), torch.bfloat16).training(model):
+        for seed in range(rows):
+            ids = torch.randint(3, 250, (1, 29 + seed), generator=torch.Generator().manual_seed(seed))
+            states = model.get_input_embeddings()(ids)
+            if hook is not None:
+                states.register_hook(hook)
+            with torch.autocast("cpu", torch.bfloat16):
+                found = model.base_model(inputs_embeds=states).last_hidden_state
+            with adding_in_place():
+                found.float().square().sum().backward()
+
+
+@pytest.mark.parametrize("build", [tiny_llama, tiny_qwen2, tiny_qwen3])
+def test_rounded_products_have_autocasts_gradients(build: Callable[[], PreTrainedModel]) -> None:
+    faster, alike = fuse(build()), fuse(build())
+    for module in alike.modules():
+        if type(module) is nn.Linear:
+            vars(module).pop("forward", None)
+    rounded_outcome(faster, 3)
+    rounded_outcome(alike, 3)
+    for one, other in zip(faster.base_model.parameters(), alike.base_model.parameters(), strict=True):
+        assert one.grad is not None and other.grad is not None
+        assert (one.grad - other.grad).norm() <= 1e-3 * other.grad.norm()
+
+
+def test_gradients_by_rounded_weights_are_added_as_they_come() -> None:
+    """When a row's backward pass reaches the embeddings, nothing of the weights waits to be added."""
+    model = fuse(tiny_llama())
+    matrices = [module.weight for module in model.base_model.layers.modules() if type(module) is nn.Linear]
+    at_the_end: list[list[Tensor]] = []
+    rounded_outcome(
+        model, 2, lambda _: at_the_end.append([w.grad.clone() for w in matrices if w.grad is not None])
+    )
+    assert len(at_the_end[1]) == len(matrices)
+    for found, weight in zip(at_the_end[1], matrices, strict=True):
+        assert weight.grad is not None and torch.equal(found, weight.grad)
+
+
+def test_gradients_by_rounded_weights_that_autograd_collects() -> None:
+    model = fuse(tiny_llama())
+    weight = model.base_model.layers[0].mlp.down_proj.weight
+    ids = torch.arange(3, 20).unsqueeze(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        states = model.base_model(input_ids=ids).last_hidden_state
+    (found,) = torch.autograd.grad(states.float().square().sum(), [weight])
+    assert weight.grad is None and found.dtype == torch.float32 and bool(found.any())
+
+
+def test_a_frozen_weight_has_no_gradient_and_passes_one_on() -> None:
+    model = fuse(tiny_qwen2())
+    for parameter in model.base_model.layers[1].parameters():
+        parameter.requires_grad_(False)
+    rounded_outcome(model, 1)
+    assert all(parameter.grad is None for parameter in model.base_model.layers[1].parameters())
+    assert all(bool(parameter.grad.any()) for parameter in model.base_model.layers[0].parameters())
+
+
+def test_what_is_rounded_once_is_rounded_again_afterwards() -> None:
+    model = fuse(tiny_llama())
+    weight = model.base_model.layers[0].mlp.up_proj.weight
+    with Numerics(torch.device("cpu"), torch.bfloat16).training(model):
+        first = rounded(weight, torch.bfloat16)
+        assert rounded(weight, torch.bfloat16) is first
+    with torch.no_grad():
+        weight.mul_(2)
+    with Numerics(torch.device("cpu"), torch.bfloat16).training(model):
+        assert torch.equal(rounded(weight, torch.bfloat16), weight.bfloat16())
+    assert torch.equal(rounded(weight, torch.bfloat16), weight.bfloat16())

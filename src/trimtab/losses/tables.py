@@ -1,9 +1,9 @@
-"""Gradients of tables as large as a vocabulary, added to where they are kept.
+"""Gradients added to where they are kept: of tables as large as a vocabulary, and of rounded matrices.
 
-Autograd would make each part of them whole: that of the head, that of the embedding, with a tied table their
-sum, beside what earlier rows have left in `.grad`. Five such tensors at once were most of what a step needed
-beyond weights and moments (docs/log.md). Within `adding_in_place` a part is added to `.grad` row by row, and
-autograd is given none.
+Autograd would make each part of a table's whole: that of the head, that of the embedding, with a tied table
+their sum, beside what earlier rows have left in `.grad`. Five such tensors at once were most of what a step
+needed beyond weights and moments (docs/log.md). Within `adding_in_place` a part is added to `.grad` row by
+row, and autograd is given none.
 """
 
 from __future__ import annotations

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import platform
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import torch
+from torch import nn
 
 from trimtab.errors import ConfigError, ResourceError
+from trimtab.model.fused import rounded_weights
+from trimtab.model.rounded import rounding_once
 
 
 @dataclass(frozen=True)
@@ -32,11 +36,20 @@ class Numerics:
         """Around several passes between which no weight moves: each weight is rounded once for all of them.
 
         The passes themselves run in `autocast` within; gradients are computed outside that one, as they are
-        without this. torch forgets the rounded weights where the outermost context ends.
+        without this. torch forgets what it has rounded where the outermost context ends.
         """
         if self.autocast_dtype is None:
             return nullcontext()
         return torch.autocast(self.device.type, enabled=False)
+
+    @contextmanager
+    def training(self, model: nn.Module) -> Iterator[None]:
+        """As `casting_once`, for passes whose gradients are added up."""
+        with ExitStack() as kept:
+            if self.autocast_dtype is not None:
+                kept.enter_context(rounding_once(rounded_weights(model), self.autocast_dtype))
+            kept.enter_context(self.casting_once())
+            yield
 
     @property
     def name(self) -> str:

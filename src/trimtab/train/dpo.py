@@ -128,7 +128,7 @@ def learn_by_rows(
     loss = settings.loss.chosen()
     weight = sum(example.weight for example in batch)
     parts = []
-    with policy.numerics.casting_once():
+    with policy.numerics.training(policy.model):
         for group, row in loop.rows(batch, settings.row_tokens, policy.numerics.device):
             lengths = lengths_of([batch[index] for index in group], policy.numerics.device)
             with policy.numerics.autocast():
@@ -165,7 +165,7 @@ def learn_together(
     weights = torch.tensor([example.weight for example in batch], device=device)
     shares = weights / weights.sum()
     gradients = torch.autograd.grad((shares * pairs.loss).sum(), leaves)
-    with policy.numerics.casting_once():
+    with policy.numerics.training(policy.model):
         for group, row in loop.rows(batch, settings.row_tokens, device):
             with policy.numerics.autocast():
                 logprobs = response_logprobs(policy.model, row)

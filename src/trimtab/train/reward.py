@@ -98,7 +98,7 @@ def learn(
     """One optimizer step: the mean loss over the examples of the batch, by weight."""
     count = sum(example.weight for example in batch)
     sums = dict.fromkeys(("loss", "accuracy", "margin"), 0.0)
-    with scorer.numerics.casting_once():
+    with scorer.numerics.training(scorer.model):
         for indices, row in loop.rows(batch, settings.row_tokens, scorer.numerics.device):
             shown = [batch[index] for index in indices]
             pairs = pairs_in(shown, scorer.numerics.device)

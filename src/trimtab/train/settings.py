@@ -68,7 +68,7 @@ class StageSettings(Settings):
     """Tokens of a prompt at most; longer chats lose their oldest turns."""
     max_response: PositiveInt = 64
     """Tokens of a response at most, the stop token included; longer ones are cut."""
-    row_tokens: PositiveInt = 1024
+    row_tokens: PositiveInt = 512
     """Tokens that go through the model at once: more is faster, until memory runs out."""
     checkpoint_every: PositiveInt = 50
     """Steps between checkpoints; Ctrl-C saves one whenever it comes."""

@@ -66,7 +66,7 @@ def learn(
     """One optimizer step: the mean loss over all response tokens of the batch, by weight."""
     count = sum(example.weight * response_tokens(example) for example in batch)
     total = 0.0
-    with policy.numerics.casting_once():
+    with policy.numerics.training(policy.model):
         for _, row in loop.rows(batch, settings.row_tokens, policy.numerics.device):
             with policy.numerics.autocast():
                 losses = sft_loss(response_logprobs(policy.model, row))

@@ -77,7 +77,7 @@ def learn(
     point = kto_point(mismatched - before_other, beta=_beta(settings)).to(device)
     total = sum(example.weight for example in batch)
     parts = []
-    with policy.numerics.casting_once():
+    with policy.numerics.training(policy.model):
         for group, row in loop.rows(own, settings.row_tokens, device):
             with policy.numerics.autocast():
                 logprobs = response_logprobs(policy.model, row)
