@@ -17,8 +17,10 @@ from trimtab.model.save import save_model
 from trimtab.model.scalar import load_scorer
 from trimtab.rollout.answers import answer
 from trimtab.rollout.types import Rollout, Sampling
-from trimtab.train import loop, ppo
+from trimtab.train import loop
 from trimtab.train.models import PPOModels, rewards
+from trimtab.train.ppo_experience import evaluate
+from trimtab.train.ppo_steps import Learners, learn_minibatch
 from trimtab.train.settings import OptimizerSettings, PPOSettings
 
 MAX_NEW, ROLLOUTS, EPOCHS = 24, 8, 4
@@ -106,20 +108,20 @@ def _steps(out: Path, case: Case) -> dict[str, Any]:
     stop_id = load_tokenizer(str(out / "policy")).stop_id
     settings = _settings(case, given)
     models = _models(out, settings)
-    learners = ppo.Learners(
+    learners = Learners(
         loop.Learner(models.policy.model, settings.optimizer, 1),
         loop.Learner(models.value.model, settings.value_optimizer, 1),
     )
     found: dict[str, Any] = {"advantages": [], "scores": [], "steps": []}
     for batch in stored["sets"][case.ends][: case.updates]:
         rollouts = [_as_rollout(row, stop_id) for row in batch]
-        experience = ppo.evaluate(models, rollouts, given["kl_weight"], settings)
+        experience = evaluate(models, rollouts, given["kl_weight"], settings)
         found["scores"] += experience.scores.tolist()
         for returns, values in zip(experience.returns, experience.old_values, strict=True):
             found["advantages"] += (returns - values).tolist()
         for _ in range(EPOCHS):
             everything = range(len(rollouts))
-            found["steps"].append(ppo.learn_minibatch(models, learners, experience, everything, settings))
+            found["steps"].append(learn_minibatch(models, learners, experience, everything, settings))
             print(case.name, len(found["steps"]), found["steps"][-1], flush=True)
     return found
 

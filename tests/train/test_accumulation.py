@@ -19,6 +19,8 @@ from trimtab.rollout.answers import answer
 from trimtab.rollout.types import Rollout
 from trimtab.train import dpo, loop, ppo, reward, sft
 from trimtab.train.models import PPOModels, rewards
+from trimtab.train.ppo_experience import evaluate
+from trimtab.train.ppo_steps import Learners, learn_minibatch
 from trimtab.train.settings import OptimizerSettings
 
 APART, TOGETHER = 1, 100_000  # row_tokens: a row an example, one row for all
@@ -127,21 +129,27 @@ def test_dpo(
     require_same(captured, *seen)
 
 
+def as_drawn(example: Example) -> Rollout:
+    """The example's one response, as if it had been drawn."""
+    (response,) = example.responses
+    return Rollout(example.prompt, response, (-1.0,) * len(response.ids), example.weight)
+
+
 def test_ppo(
     policy: Policy, scorer: Scorer, settings_of: Callable[..., Any], captured: list[Gradients]
 ) -> None:
     models = PPOModels(policy, policy, scorer, partial(answer, policy), partial(rewards, scorer, 256))
     settings = settings_of("ppo", rollouts=5, minibatch=5, episodes=5)
-    rollouts = [Rollout(example.prompt, example.responses[0], ()) for example in examples(1)]
-    experience = ppo.evaluate(models, rollouts, 0.1, settings)
+    rollouts = [as_drawn(example) for example in examples(1)]
+    experience = evaluate(models, rollouts, 0.1, settings)
     # As if the policy had moved since: other ratios than 1, some of them clipped.
     shifted = [old + 0.15 * torch.cos(torch.arange(len(old))) for old in experience.old_logprobs]
     experience = replace(experience, old_logprobs=shifted)
     seen = []
     for size in (APART, TOGETHER):
-        learners = ppo.Learners(learner(policy.model), learner(scorer.model))
+        learners = Learners(learner(policy.model), learner(scorer.model))
         now = settings.model_copy(update={"row_tokens": size})
-        seen.append(ppo.learn_minibatch(models, learners, experience, [3, 0, 4, 1], now))
+        seen.append(learn_minibatch(models, learners, experience, [3, 0, 4, 1], now))
     assert len(captured) == 4 and seen[0]["policy_loss"] != 0 and seen[0]["value_loss"] > 0
     assert seen[0]["ratio_error"] > 0.1
     require_same(captured, *seen)
@@ -181,11 +189,11 @@ def test_a_rollout_of_weight_2_is_one_that_was_drawn_twice(
     models = PPOModels(policy, policy, scorer, partial(answer, policy), partial(rewards, scorer, 256))
     seen = []
     for batch in repeated(examples(1)):
-        rollouts = [Rollout(one.prompt, one.responses[0], (), weight=one.weight) for one in batch]
+        rollouts = [as_drawn(one) for one in batch]
         settings = settings_of("ppo", rollouts=len(batch), minibatch=len(batch), episodes=len(batch))
-        experience = ppo.evaluate(models, rollouts, 0.1, settings)
-        learners = ppo.Learners(learner(policy.model), learner(scorer.model))
-        metrics = ppo.learn_minibatch(models, learners, experience, range(len(batch)), settings)
+        experience = evaluate(models, rollouts, 0.1, settings)
+        learners = Learners(learner(policy.model), learner(scorer.model))
+        metrics = learn_minibatch(models, learners, experience, range(len(batch)), settings)
         summary = ppo._summary(rollouts, experience)
         del summary["tokens"], summary["explained_variance"]  # counts of what was computed, not means
         seen.append({**metrics, **summary})

@@ -32,6 +32,8 @@ from trimtab.rollout.types import Rollout
 from trimtab.runs.run import is_done
 from trimtab.train import loop, ppo
 from trimtab.train.models import PPOModels, rewards
+from trimtab.train.ppo_experience import evaluate
+from trimtab.train.ppo_steps import Learners, _minibatches, learn, learn_minibatch
 from trimtab.train.settings import OptimizerSettings, PPOSettings
 
 Rows = list[dict[str, Any]]
@@ -77,9 +79,9 @@ def unmoved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop.Learner, "step", step)
 
 
-def learners(models: PPOModels) -> ppo.Learners:
+def learners(models: PPOModels) -> Learners:
     settings = OptimizerSettings()
-    return ppo.Learners(
+    return Learners(
         loop.Learner(models.policy.model, settings, 9), loop.Learner(models.value.model, settings, 9)
     )
 
@@ -90,7 +92,7 @@ def by_hand(*lengths: int, stopped: tuple[bool, ...]) -> list[Rollout]:
     for length, stops in zip(lengths, stopped, strict=True):
         prompt = tuple(torch.randint(3, 300, (6,), generator=generator).tolist())
         ids = tuple(torch.randint(3, 300, (length,), generator=generator).tolist())
-        made.append(Rollout(prompt, Response((*ids[:-1], 2) if stops else ids, stops), ()))
+        made.append(Rollout(prompt, Response((*ids[:-1], 2) if stops else ids, stops), (-1.0,) * length))
     return made
 
 
@@ -109,14 +111,14 @@ def test_the_first_minibatch_starts_exactly(
     models: PPOModels, rollouts: list[Rollout], settings_of: Callable[..., Any], unmoved: None
 ) -> None:
     settings = settings_of("ppo", rollouts=12, minibatch=4, episodes=12, temperature=0.8)
-    experience = ppo.evaluate(models, rollouts, 0.05, settings)
+    experience = evaluate(models, rollouts, 0.05, settings)
     assert experience.kl.tolist() == [0.0] * 12
     every = torch.cat(experience.advantages)
     assert every.mean().item() == pytest.approx(0, abs=1e-5)
     assert every.var(correction=0).item() == pytest.approx(1, abs=1e-4)
 
     chosen = [7, 2, 11]
-    seen = ppo.learn_minibatch(models, learners(models), experience, chosen, settings)
+    seen = learn_minibatch(models, learners(models), experience, chosen, settings)
     assert seen["ratio_error"] < 1e-5
     mine = torch.cat([experience.advantages[index] for index in chosen])
     assert seen["policy_loss"] == pytest.approx(-mine.mean().item(), abs=1e-5)
@@ -140,7 +142,7 @@ def test_rewards_add_up_to_score_less_penalty(
     other = load_policy(str(tmp_path), numerics, bytes_per_parameter=4)
     settings = settings_of("ppo", rollouts=12, minibatch=4, episodes=12, lam=1.0)
     apart = replace(models, reference=other)
-    experience = ppo.evaluate(apart, rollouts, 0.3, settings)
+    experience = evaluate(apart, rollouts, 0.3, settings)
     assert experience.kl.abs().min() > 0.1
     for index, rollout in enumerate(rollouts[:4]):
         total = float(experience.scores[index] - 0.3 * experience.kl[index])
@@ -161,9 +163,7 @@ def test_advantages_are_left_in_their_own_size(
 ) -> None:
     common = {"rollouts": 12, "minibatch": 4, "episodes": 12}
     scaled, kept = (
-        torch.cat(
-            ppo.evaluate(models, rollouts, 0.1, settings_of("ppo", **common, advantages=one)).advantages
-        )
+        torch.cat(evaluate(models, rollouts, 0.1, settings_of("ppo", **common, advantages=one)).advantages)
         for one in ("standardized", name)
     )
     assert abs(float(kept.std()) - 1) > 0.05, "the test needs another size than 1"
@@ -178,7 +178,7 @@ def test_weights_stand_for_repetitions(
     weighted = [replace(one, weight=3.0 if index == 0 else 1.0) for index, one in enumerate(rollouts[:3])]
     repeated = [rollouts[0], *rollouts[:1], *rollouts[:1], *rollouts[1:3]]
     settings = settings_of("ppo", rollouts=12, minibatch=4, episodes=12)
-    once, thrice = (ppo.evaluate(models, made, 0.1, settings) for made in (weighted, repeated))
+    once, thrice = (evaluate(models, made, 0.1, settings) for made in (weighted, repeated))
     for place, index in ((0, 0), (1, 3), (2, 4)):
         torch.testing.assert_close(once.advantages[place], thrice.advantages[index], atol=1e-5, rtol=1e-4)
     summaries = [ppo._summary(made, found) for made, found in ((weighted, once), (repeated, thrice))]
@@ -201,11 +201,11 @@ def test_the_dual_clip_is_taken(
     models: PPOModels, rollouts: list[Rollout], settings_of: Callable[..., Any], unmoved: None
 ) -> None:
     common = {"rollouts": 12, "minibatch": 12, "episodes": 12}
-    experience = ppo.evaluate(models, rollouts, 0.1, settings_of("ppo", **common))
+    experience = evaluate(models, rollouts, 0.1, settings_of("ppo", **common))
     # As if every token had become e^2 times likelier.
     moved = replace(experience, old_logprobs=[old - 2.0 for old in experience.old_logprobs])
     single, dual = (
-        ppo.learn_minibatch(models, learners(models), moved, range(12), settings_of("ppo", **common, **more))
+        learn_minibatch(models, learners(models), moved, range(12), settings_of("ppo", **common, **more))
         for more in ({}, {"dual_clip": 3.0})
     )
     every = torch.cat(experience.advantages)
@@ -224,8 +224,8 @@ def test_the_entropy_is_the_policys_own(
 ) -> None:
     plain = AutoModelForCausalLM.from_pretrained(model_folder, attn_implementation="eager")
     settings = settings_of("ppo", rollouts=12, minibatch=12, episodes=12)
-    experience = ppo.evaluate(models, rollouts, 0.1, settings)
-    seen = ppo.learn_minibatch(models, learners(models), experience, range(12), settings)
+    experience = evaluate(models, rollouts, 0.1, settings)
+    seen = learn_minibatch(models, learners(models), experience, range(12), settings)
     entropies = []
     for one in rollouts:
         prompt, response = list(one.example.prompt), list(one.example.responses[0].ids)
@@ -240,14 +240,12 @@ def test_an_entropy_bonus_makes_the_policy_less_sure(
 ) -> None:
     """Where nothing else pulls (no token is better than another), each step raises the entropy."""
     common = {"rollouts": 12, "minibatch": 12, "episodes": 12, "optimizer": {"learning_rate": 1e-4}}
-    experience = ppo.evaluate(models, rollouts, 0.1, settings_of("ppo", **common))
+    experience = evaluate(models, rollouts, 0.1, settings_of("ppo", **common))
     indifferent = replace(experience, advantages=[torch.zeros_like(one) for one in experience.advantages])
     settings = settings_of("ppo", **common, entropy_weight=0.5)
     moving = replace(models, policy=deepcopy(models.policy), value=deepcopy(models.value))
     both = learners(moving)
-    entropies = [
-        ppo.learn_minibatch(moving, both, indifferent, range(12), settings)["entropy"] for _ in range(4)
-    ]
+    entropies = [learn_minibatch(moving, both, indifferent, range(12), settings)["entropy"] for _ in range(4)]
     assert entropies == sorted(entropies) and entropies[-1] > entropies[0] + 1e-5
 
 
@@ -261,10 +259,10 @@ def test_passes_end_where_the_policy_has_moved_far_enough(
 ) -> None:
     """The first minibatch sees the policy that sampled, and no distance; the second sees one step's."""
     settings = settings_of("ppo", rollouts=12, minibatch=4, episodes=12, epochs=2, kl_stop=kl_stop)
-    experience = ppo.evaluate(models, rollouts, 0.1, settings)
+    experience = evaluate(models, rollouts, 0.1, settings)
     moving = replace(models, policy=deepcopy(models.policy), value=deepcopy(models.value))
     both = learners(moving)
-    seen = ppo.learn(moving, both, experience, settings, update=0)
+    seen = learn(moving, both, experience, settings, update=0)
     assert seen["minibatches"] == taken
     for learner in (both.policy, both.value):
         assert (learner.steps, learner.skipped) == (taken, 6 - taken), "schedules are those of the whole plan"
@@ -280,9 +278,9 @@ def test_scores_are_cut_before_the_penalty(models: PPOModels, settings_of: Calla
     given = torch.tensor([-9.0, 9.0, 0.25, -0.25])
     scored = replace(models, score=lambda examples: given)
     settings = settings_of("ppo", score_clip=1.5, missing_stop_penalty=0.5)
-    assert ppo.evaluate(scored, made, 0.1, settings).scores.tolist() == [-1.5, 1.0, 0.25, -0.75]
+    assert evaluate(scored, made, 0.1, settings).scores.tolist() == [-1.5, 1.0, 0.25, -0.75]
     unlimited = settings_of("ppo", missing_stop_penalty=0.0)
-    assert ppo.evaluate(scored, made, 0.1, unlimited).scores.tolist() == given.tolist()
+    assert evaluate(scored, made, 0.1, unlimited).scores.tolist() == given.tolist()
 
 
 def test_only_what_did_not_stop_is_penalised(models: PPOModels, settings_of: Callable[..., Any]) -> None:
@@ -292,7 +290,7 @@ def test_only_what_did_not_stop_is_penalised(models: PPOModels, settings_of: Cal
     row = pack([rollout.example for rollout in made])
     with torch.no_grad():
         scores = scalar.rewards(models.value.model, row)
-    found = ppo.evaluate(models, made, 0.1, settings).scores
+    found = evaluate(models, made, 0.1, settings).scores
     expected = [0.0 if stops else 0.75 for stops in stopped]
     assert (scores - found).tolist() == pytest.approx(expected, abs=1e-5)
 
@@ -301,7 +299,7 @@ def test_old_logprobs_are_at_the_temperature_of_sampling(
     models: PPOModels, rollouts: list[Rollout], settings_of: Callable[..., Any]
 ) -> None:
     settings = settings_of("ppo", rollouts=12, minibatch=4, episodes=12)
-    experience = ppo.evaluate(models, rollouts, 0.1, settings)
+    experience = evaluate(models, rollouts, 0.1, settings)
     for old, rollout in zip(experience.old_logprobs, rollouts, strict=True):
         assert old.tolist() == pytest.approx(list(rollout.logprobs), abs=1e-4)
 
@@ -322,7 +320,7 @@ def test_every_prompt_comes_once_before_any_comes_again(
 
 def test_minibatches_cut_each_pass_anew(settings_of: Callable[..., Any]) -> None:
     settings = settings_of("ppo", rollouts=8, minibatch=2)
-    passes = [ppo._minibatches(8, settings, update, epoch) for update in (0, 1) for epoch in (0, 1)]
+    passes = [_minibatches(8, settings, update, epoch) for update in (0, 1) for epoch in (0, 1)]
     for minibatches in passes:
         assert [len(one) for one in minibatches] == [2, 2, 2, 2]
         assert sorted(index for one in minibatches for index in one) == list(range(8))

@@ -15,11 +15,12 @@ from safetensors.torch import load_file
 from trimtab.errors import Interrupted, RunError
 from trimtab.runs.run import Run, is_done, read_facts, read_metrics
 from trimtab.train import ppo
+from trimtab.train.ppo_experience import RunningScale
 
 Rows = list[dict[str, Any]]
 
-# PPO has a scale of its own, a KL target that it misses from the second update on, so that its weight moves,
-# and updates that end early, so that its schedule is ahead of its steps.
+# Names begin with their stage's. PPO has a scale of its own, a KL target that it misses from the second
+# update on, so that its weight moves, and updates that end early, so that its schedule is ahead of its steps.
 CHANGES: dict[str, dict[str, Any]] = {
     "sft": {},
     "reward": {},
@@ -31,8 +32,33 @@ CHANGES: dict[str, dict[str, Any]] = {
         "kl_stop": 1e-9,
         "optimizer": {"learning_rate": 1e-3, "schedule": "linear"},
     },
+    "ppo with more state": {
+        "episodes": 32,
+        "scores": "running",
+        "value_warmup": 1,
+        "average": 0.5,
+        "pretraining": {"weight": 0.3, "batch": 5},
+        "optimizer": {"learning_rate": 1e-3, "schedule": "linear"},
+    },
 }
 KINDS = tuple(CHANGES)
+
+
+@pytest.fixture(scope="module")
+def changes_of(data: dict[str, str]) -> Callable[[str], dict[str, Any]]:
+    """The demonstrations that PPO learns beside the rewards have a path."""
+
+    def changes(kind: str) -> dict[str, Any]:
+        found = CHANGES[kind]
+        if "pretraining" not in found:
+            return found
+        return {**found, "pretraining": {**found["pretraining"], "data": data["train"]}}
+
+    return changes
+
+
+def stage_of(kind: str) -> str:
+    return kind.split()[0]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -40,7 +66,10 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def without_time(rows: Rows) -> Rows:
-    return [{name: value for name, value in row.items() if name != "time"} for row in rows]
+    return [
+        {name: value for name, value in row.items() if name != "time" and not name.endswith("_s")}
+        for row in rows
+    ]
 
 
 def press_ctrl_c_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,12 +86,16 @@ def press_ctrl_c_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def unbroken(
-    tmp_path_factory: pytest.TempPathFactory, settings_of: Callable[..., Any], train: Callable[..., Rows]
+    tmp_path_factory: pytest.TempPathFactory,
+    settings_of: Callable[..., Any],
+    train: Callable[..., Rows],
+    changes_of: Callable[[str], dict[str, Any]],
 ) -> dict[str, Path]:
     """One finished run of each stage."""
     folder = tmp_path_factory.mktemp("unbroken")
     for kind in KINDS:
-        train(kind, settings_of(kind, **CHANGES[kind]), folder / kind)
+        stage = stage_of(kind)
+        train(stage, settings_of(stage, **changes_of(kind)), folder / kind)
     return {kind: folder / kind for kind in KINDS}
 
 
@@ -74,15 +107,17 @@ def test_resumed_equals_unbroken(
     settings_of: Callable[..., Any],
     train: Callable[..., Rows],
     monkeypatch: pytest.MonkeyPatch,
+    changes_of: Callable[[str], dict[str, Any]],
 ) -> None:
-    settings, folder = settings_of(kind, **CHANGES[kind]), tmp_path / kind
+    stage = stage_of(kind)
+    settings, folder = settings_of(stage, **changes_of(kind)), tmp_path / kind
     with monkeypatch.context() as pressing:
         press_ctrl_c_at(2, pressing)
         with pytest.raises(Interrupted, match="interrupted"):
-            train(kind, settings, folder)
+            train(stage, settings, folder)
     assert not is_done(folder) and not (folder / "model").exists()
     assert max(row["step"] for row in read_metrics(folder)) == 2
-    rows = train(kind, settings, folder, resume=True)
+    rows = train(stage, settings, folder, resume=True)
 
     expected = read_metrics(unbroken[kind])
     assert without_time(rows) == without_time(expected)
@@ -101,7 +136,7 @@ def test_resumed_equals_unbroken(
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_step_is_logged_once(kind: str, unbroken: dict[str, Path]) -> None:
     rows = read_metrics(unbroken[kind])
-    total = 4 if kind == "ppo" else 6
+    total = 4 if stage_of(kind) == "ppo" else 6
     trained = [row["step"] for row in rows if "tokens" in row]
     measured = [row["step"] for row in rows if "dev_n" in row]
     assert trained == list(range(1, total + 1))
@@ -153,18 +188,20 @@ def test_killed_after_the_last_step_measures_again_and_logs_once(
     settings_of: Callable[..., Any],
     train: Callable[..., Rows],
     monkeypatch: pytest.MonkeyPatch,
+    changes_of: Callable[[str], dict[str, Any]],
 ) -> None:
-    settings, folder = settings_of(kind, **CHANGES[kind]), tmp_path / kind
+    stage = stage_of(kind)
+    settings, folder = settings_of(stage, **changes_of(kind)), tmp_path / kind
 
     def killed(*_: object) -> None:
         raise ZeroDivisionError
 
     with monkeypatch.context() as killing:
-        killing.setattr(f"trimtab.train.{kind}.finish", killed)
+        killing.setattr(f"trimtab.train.{stage}.finish", killed)
         with pytest.raises(ZeroDivisionError):
-            train(kind, settings, folder)
+            train(stage, settings, folder)
     assert not is_done(folder) and not (folder / "model").exists()
-    rows = train(kind, settings, folder, resume=True)
+    rows = train(stage, settings, folder, resume=True)
     assert without_time(rows) == without_time(read_metrics(unbroken[kind]))
     assert (folder / "samples.jsonl").read_text() == (unbroken[kind] / "samples.jsonl").read_text()
 
@@ -229,4 +266,6 @@ def test_an_interrupted_run_is_not_begun_anew_by_accident(
 
 
 def test_without_a_kl_target_the_weight_stays(settings_of: Callable[..., Any]) -> None:
-    assert ppo._next_kl_weight(0.3, None, settings_of("ppo")) == 0.3  # type: ignore[arg-type]
+    steering = ppo.Steering(0.3, RunningScale())
+    steering.steer(None, settings_of("ppo"))  # type: ignore[arg-type]
+    assert steering.kl_weight == 0.3

@@ -112,7 +112,7 @@ ADVANTAGES = {"standardized": standardize, "centred": centre, "plain": unchanged
 """What may be done to advantages before the policy learns from them, by name."""
 
 
-def scale_to_unit_variance(rewards: Tensor, mask: Tensor) -> Tensor:
+def scale_to_unit_variance(rewards: Tensor, mask: Tensor, weights: Tensor | None = None) -> Tensor:
     """(r - mean) / std + mean over all real tokens: the reward whitening of Ziegler et al. 2019.
 
     The mean is kept, which gives every token a constant of mean * (1 - 1/std) beside the scaled
@@ -121,10 +121,15 @@ def scale_to_unit_variance(rewards: Tensor, mask: Tensor) -> Tensor:
     Args:
         rewards: [R, L].
         mask: [R, L].
+        weights: [R] what each response counts; none: all the same.
     Source: Ziegler et al. 2019, arXiv:1909.08593, code. Derived in docs/math.md#reward-scale.
     """
-    mean = (_shares(rewards, mask, None) * torch.where(mask, rewards, 0.0)).sum()
-    return torch.where(mask, standardize(rewards, mask) + mean, 0.0)
+    mean = (_shares(rewards, mask, weights) * torch.where(mask, rewards, 0.0)).sum()
+    return torch.where(mask, standardize(rewards, mask, weights) + mean, 0.0)
+
+
+REWARDS = {"whitened": scale_to_unit_variance, "plain": unchanged}
+"""What may be done to the rewards of tokens before advantages are estimated from them, by name."""
 
 
 def _shares(values: Tensor, mask: Tensor, weights: Tensor | None) -> Tensor:

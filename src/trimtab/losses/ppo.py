@@ -117,6 +117,26 @@ def approximate_kl(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
     return 0.5 * (logprobs - old_logprobs).square()
 
 
+def importance_weights(old_logprobs: Tensor, sampled_logprobs: Tensor, *, cap: float) -> Tensor:
+    """min(old / sampler's probability, cap) of each token: what it counts in the policy loss.
+
+    A sampler with other arithmetic draws from a slightly other distribution than the one that learns. The
+    ratio corrects for it, token by token; the cap bounds the variance, at the price of a bias downwards.
+
+    Args:
+        old_logprobs: [N] nats, of the sampled tokens, by the computation that learns.
+        sampled_logprobs: [N] nats, as the sampler gave them.
+        cap: >= 1.
+    Raises:
+        ValueError: cap below 1, which would shrink tokens on which both agree.
+    Source: truncated importance sampling, Ionides 2008, doi:10.1198/106186008X320456. Derived in
+        docs/math.md#importance.
+    """
+    if not cap >= 1:
+        raise ValueError(f"cap must be >= 1, got {cap}")
+    return bounded_exp(old_logprobs - sampled_logprobs).clamp(max=cap)
+
+
 def with_pretraining(policy_loss: Tensor, pretraining_loss: Tensor, *, weight: float) -> Tensor:
     """PPO-ptx: the policy loss plus the language-modelling loss on pretraining text, times a weight.
 

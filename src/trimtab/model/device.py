@@ -51,6 +51,11 @@ class Numerics:
             kept.enter_context(self.casting_once())
             yield
 
+    def settle(self) -> None:
+        """Wait until the device has done what it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     @property
     def name(self) -> str:
         """For people and run.json: `cpu, bfloat16`."""

@@ -25,6 +25,7 @@ from trimtab.rollout.cache import DecodeLayout, KeyValueStore, PrefillLayout
 from trimtab.rollout.sample import draw
 from trimtab.rollout.slots import Request, Slots
 from trimtab.rollout.types import Rollout, Sampling
+from trimtab.runs.phases import timed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -84,7 +85,8 @@ class Sampler:
         requests = [Request(prompt, sampling, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
         # Not inference_mode: there autocast would cast every weight anew at every step.
         with torch.no_grad(), _evaluating(self._model), self._numerics():
-            decoder = _Decoder(self._model, self._autocast or self._model.dtype)
+            with timed("sync"):
+                decoder = _Decoder(self._model, self._autocast or self._model.dtype)
             self._run(decoder, sorted(requests, key=_by_prompt), sampling, positions)
         return [request.rollout for request in requests]
 
@@ -100,14 +102,16 @@ class Sampler:
         slots = Slots(store, sampling, decoder.vocabulary, decoder.device)
         waiting = deque(requests)
         while waiting or slots.requests:
-            if waiting and slots.free >= max(rows // REFILL, 1):
-                fresh = [waiting.popleft() for _ in range(min(slots.free, len(waiting)))]
-                states, drawn_for = decoder.prefill_shared(slots, fresh)
-            else:
-                states, drawn_for = decoder.decode(slots), slice(0, len(slots.requests))
-            logits = decoder.logits(states)
-            drawn = draw(logits, slots.uniforms(drawn_for), sampling, slots.seen(drawn_for))
-            ended = slots.record(drawn_for, drawn)
+            refill = bool(waiting) and slots.free >= max(rows // REFILL, 1)
+            with timed("prefill" if refill else "decode"):
+                if refill:
+                    fresh = [waiting.popleft() for _ in range(min(slots.free, len(waiting)))]
+                    states, drawn_for = decoder.prefill_shared(slots, fresh)
+                else:
+                    states, drawn_for = decoder.decode(slots), slice(0, len(slots.requests))
+                logits = decoder.logits(states)
+                drawn = draw(logits, slots.uniforms(drawn_for), sampling, slots.seen(drawn_for))
+                ended = slots.record(drawn_for, drawn)
             if ended and self._progress:
                 self._progress(ended)
 

@@ -57,6 +57,16 @@ def prompts(settings: StageSettings, codec: Codec, run: Run) -> tuple[list[Examp
     return _read(settings, codec, run, formats.read_prompts, encode_prompts)
 
 
+def pretraining(settings: StageSettings, source: str, codec: Codec, run: Run) -> list[Example]:
+    """Demonstrations that are learned beside what the stage is about."""
+    reading = formats.read_demonstrations(source, dialogues=settings.dialogues)
+    if settings.dev:
+        formats.refuse_leakage(reading, formats.read_prompts(settings.dev, dialogues=settings.dialogues))
+    examples, left_out = _encoded("pretraining", source, reading, settings, codec, run, encode_demonstrations)
+    run.leave_out(left_out)
+    return examples
+
+
 def _read(
     settings: StageSettings, codec: Codec, run: Run, read: Read, encode: Encode
 ) -> tuple[list[Example], list[Example]]:
@@ -64,24 +74,37 @@ def _read(
     dev = read(settings.dev, dialogues=settings.dialogues) if settings.dev else None
     if dev is not None:
         formats.refuse_leakage(train, dev)
-    limits = Limits(prompt=settings.max_prompt, response=settings.max_response)
     left_out: list[tuple[str, str]] = []
     parts: list[list[Example]] = []
     for name, source, reading in (("train", settings.data, train), ("dev", settings.dev, dev)):
         if reading is None:
             parts.append([])
             continue
-        usable = formats.usable(reading)
-        encoded = encode(codec, usable, limits)
-        unusable = [(defect.where, f"{defect.kind}: {defect.what}") for defect in reading.defects_left_out]
-        left_out += unusable + encoded.left_out
-        account = _account(str(source), reading.sha256, encoded, len(unusable))
-        run.describe_input("data", name, account)
-        _tell(name, account)
-        parts.append(encoded.examples)
+        examples, left = _encoded(name, str(source), reading, settings, codec, run, encode)
+        parts.append(examples)
+        left_out += left
     run.leave_out(left_out)
     run.describe(chat_template=codec.template_hash)
     return parts[0], parts[1]
+
+
+def _encoded(
+    name: str,
+    source: str,
+    reading: formats.Reading[Any],
+    settings: StageSettings,
+    codec: Codec,
+    run: Run,
+    encode: Encode,
+) -> tuple[list[Example], list[tuple[str, str]]]:
+    """The examples of one source, told about in run.json, and what was left out, where and why."""
+    limits = Limits(prompt=settings.max_prompt, response=settings.max_response)
+    encoded = encode(codec, formats.usable(reading), limits)
+    unusable = [(defect.where, f"{defect.kind}: {defect.what}") for defect in reading.defects_left_out]
+    account = _account(source, reading.sha256, encoded, len(unusable))
+    run.describe_input("data", name, account)
+    _tell(name, account)
+    return encoded.examples, unusable + encoded.left_out
 
 
 def _account(source: str, sha256: str, encoded: Encoded, unusable: int) -> dict[str, Any]:

@@ -64,6 +64,19 @@ def seed_for(seed: int, *path: int | str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
 
+def in_laps(count: int, first: int, wanted: int, seed: int, *path: str | int) -> list[int]:
+    """The draws `first` to `first + wanted` of an endless series of 0 .. count-1.
+
+    Each comes once before any comes again, in a fresh order every lap.
+    """
+    drawn: list[int] = []
+    for lap in range(first // count, (first + wanted - 1) // count + 1):
+        generator = torch.Generator().manual_seed(seed_for(seed, *path, lap))
+        drawn += torch.randperm(count, generator=generator).tolist()
+    skipped = first % count
+    return drawn[skipped : skipped + wanted]
+
+
 def learning_rate(settings: OptimizerSettings, step: int, total: int) -> float:
     """The rate of step 0 .. total-1: a linear warm-up, then the schedule."""
     warmup = round(settings.warmup * total)

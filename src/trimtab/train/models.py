@@ -124,8 +124,8 @@ def rewards(scorer: Scorer, row_tokens: int, examples: Sequence[Example]) -> Ten
 
 def _require_room_for_four(settings: PPOSettings, numerics: Numerics) -> None:
     # Asked before the first is loaded: the others would not fit when it is too late.
-    each = TRAINED_BYTES + FROZEN_BYTES
-    needed = each * 2 * parameter_count(settings.model)
+    average = 0 if settings.average is None else FROZEN_BYTES
+    needed = (2 * (TRAINED_BYTES + FROZEN_BYTES) + average) * parameter_count(settings.model)
     require_memory(numerics.device, needed, "PPO's policy, reference, reward and value models")
 
 

@@ -250,10 +250,22 @@ class KLSettings(Settings):
     """Reward taken per nat by which the policy's log-probability exceeds the reference's."""
     target: Positive | None = None
     """Nats per response to steer to, by adapting the weight; none: the weight is fixed."""
-    horizon: PositiveInt = 10_000
-    """Episodes over which an adaptive weight may change by about 20 %."""
+    horizon: PositiveInt | None = None
+    """Episodes over which an adaptive weight may change by about 20 %; none: those of two updates, so that it
+    changes by 10 % an update at most."""
     estimator: Literal["k1", "k2", "k3"] = "k1"
     """What is taken off the reward of each token: k1 is exact; k2 and k3 are biased, and say so."""
+
+
+class PretrainingSettings(Settings):
+    """Demonstrations that PPO learns from beside the rewards (PPO-ptx), lest it forget them."""
+
+    data: str
+    """Demonstrations of any kind that `sft` takes."""
+    weight: Positive = 1.0
+    """What their mean loss a token weighs beside the policy's."""
+    batch: PositiveInt = 8
+    """Demonstrations beside each minibatch."""
 
 
 class PPOSettings(StageSettings):
@@ -280,12 +292,26 @@ class PPOSettings(StageSettings):
     them further apart is the update's last; 0.02 is usual; none: every pass is made."""
     dual_clip: Annotated[float, Field(gt=1)] | None = None
     """Ratio beyond which a token of negative advantage has no gradient; none: no such limit."""
+    importance_cap: Annotated[float, Field(ge=1)] | None = None
+    """Tokens count by their probability under the learner over the sampler's, at most this: for a sampler
+    whose arithmetic differs; 2 is usual; none: all count the same."""
     entropy_weight: Annotated[float, Field(ge=0)] = 0.0
     """What a nat of entropy at a token is worth, in units of advantage: keeps answers varied; 0: no bonus."""
     lam: Share = 0.95
     """GAE's lambda."""
     advantages: Literal["standardized", "centred", "plain"] = "standardized"
     """Over the tokens of an update: mean 0 and variance 1, mean 0, or as they were estimated."""
+    rewards: Literal["plain", "whitened"] = "plain"
+    """Of the tokens of an update: as they come, or divided by their deviation, their mean kept."""
+    scores: Literal["plain", "running"] = "plain"
+    """Of responses: as they come, or less the mean and by the deviation of all that have come so far."""
+    value_warmup: Annotated[int, Field(ge=0)] = 0
+    """Updates at the beginning in which only the value model learns."""
+    average: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Keep an average of the policy's weights, which becomes the stage's model: what of itself it keeps at
+    each optimizer step; 0.992 is usual; none: the policy itself is the stage's model."""
+    pretraining: PretrainingSettings | None = None
+    """Demonstrations that are learned beside the rewards: pretraining.data=FILE; none: rewards alone."""
     kl: KLSettings = KLSettings()
     """The penalty on leaving the reference."""
     dev_prompts: Annotated[int, Field(ge=2)] = 128
@@ -298,6 +324,8 @@ class PPOSettings(StageSettings):
     """Scores further than this from 0 count as so far; none: no limit. In deviations, if calibrated."""
     missing_stop_penalty: Annotated[float, Field(ge=0)] = 1.0
     """Taken from the score of a response that the length limit ended."""
+    length_penalty: float = 0.0
+    """Taken from the score for each token of a response; below 0 it is a reward."""
     optimizer: OptimizerSettings = OptimizerSettings(learning_rate=1e-5, schedule="constant", epsilon=1e-5)
     """Of the policy."""
     value_optimizer: OptimizerSettings = OptimizerSettings(
@@ -318,6 +346,28 @@ class PPOSettings(StageSettings):
                     found=f"{large} = {total}, {small} = {size}",
                     fix=f"set {large} = {max(total // size, 1) * size}",
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _one_scale(self) -> Self:
+        if self.scores == "running" and self.calibration_prompts is not None:
+            raise ConfigError(
+                "scores are put on a scale twice",
+                where="ppo.scores",
+                found=f"scores = running, calibration_prompts = {self.calibration_prompts}",
+                fix="leave one of them out",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _policy_learns(self) -> Self:
+        if self.value_warmup >= self.updates:
+            raise ConfigError(
+                "the policy would never learn",
+                where="ppo.value_warmup",
+                found=f"value_warmup = {self.value_warmup} of {self.updates} updates",
+                fix="lower it, or take more episodes",
+            )
         return self
 
     @model_validator(mode="after")
