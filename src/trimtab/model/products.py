@@ -4,9 +4,9 @@ Dimensions: H = query heads, K = key-value heads, R = H / K, T = tokens in a row
 block's queries, m = the keys that some of them see.
 
 Made for rows of many short pieces. torch's fused attention for CPUs reaches an eighth of the matrix peak
-there, mostly in its backward pass (docs/log.md); here a block's heads are one batched product, in the
-arithmetic of the values. Nothing of size n x m outlives its block: the backward pass computes the
-weights again, so that memory grows with T alone.
+there, mostly in its backward pass (docs/log.md); here a block's heads are one batched product. Scores are
+float32, everything behind the softmax is in the arithmetic of the values. Nothing of size n x m outlives its
+block: the backward pass computes the weights again, so that memory grows with T alone.
 """
 
 from __future__ import annotations
@@ -88,15 +88,16 @@ def attend(query: Tensor, key: Tensor, value: Tensor, plan: Sequence[Block], sca
     """Attention over the blocks that `blocks` gives for the row.
 
     Args:
-        query: [H, T, D]; key and value: [K, T, D]. What is multiplied is rounded to the dtype of the
-            values, which under autocast is bfloat16; sums and softmax are float32 within.
+        query: [H, T, D]; key and value: [K, T, D]. Under autocast the values are bfloat16; queries and keys
+            come in float32 from their rotary angles, and rounding them and their products would be over half of
+            the squared error of the whole pass (docs/log.md).
 
     Returns:
         [H, T, D] in the dtype of the values.
     """
-    exact = value.dtype
+    wide = _wide(value.dtype)
     found: Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
-        query.to(exact), key.to(exact), value, plan, scaling
+        query.to(wide), key.to(wide), value, plan, scaling
     )
     return found
 
@@ -117,7 +118,7 @@ class _Attention(torch.autograd.Function):
         found = value.new_empty(query.shape)
         for block in plan:
             weights = _weights(_grouped(query, block, key), _read(key, block), block, scaling)
-            products = torch.bmm(weights, _read(value, block))
+            products = torch.bmm(weights.to(value.dtype), _read(value, block))
             found[:, block.queries] = products.view(query.shape[0], -1, query.shape[2])
         return found
 
@@ -128,9 +129,11 @@ class _Attention(torch.autograd.Function):
         by_query = torch.empty_like(query)
         # Keys of a prompt are read by several blocks: their gradients are summed in float32.
         by_key, by_value = (torch.zeros_like(one, dtype=_wide(one.dtype)) for one in (key, value))
+        rounded_query, rounded_key = query.to(value.dtype), key.to(value.dtype)
         for block in ctx.plan:
-            queries, keys = _grouped(query, block, key), _read(key, block)
-            weights = _weights(queries, keys, block, ctx.scaling)
+            weights = _weights(_grouped(query, block, key), _read(key, block), block, ctx.scaling)
+            weights = weights.to(value.dtype)
+            queries, keys = _grouped(rounded_query, block, key), _read(rounded_key, block)
             above = _grouped(gradient, block, key)
             _add(by_value, block, torch.bmm(weights.transpose(1, 2), above))
             by_weights = torch.bmm(above, _read(value, block).transpose(1, 2))
@@ -153,7 +156,7 @@ def _read(tensor: Tensor, block: Block) -> Tensor:
 
 
 def _weights(queries: Tensor, keys: Tensor, block: Block, scaling: float) -> Tensor:
-    """[K, R n, m]: how much each query takes of each key."""
+    """[K, R n, m]: how much each query takes of each key; the scores are never rounded to bfloat16."""
     scores = _scaled(queries, keys.transpose(1, 2), scaling)
     scores.view(len(keys), -1, *block.mask.shape).add_(block.mask)
     return torch.softmax(scores, dim=-1)
