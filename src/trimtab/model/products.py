@@ -89,8 +89,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, plan: Sequence[Block], sca
 
     Args:
         query: [H, T, D]; key and value: [K, T, D]. Under autocast the values are bfloat16; queries and keys
-            come in float32 from their rotary angles, and rounding them and their products would be over half of
-            the squared error of the whole pass (docs/log.md).
+            come in float32 from their rotary angles. Rounding them and their products would be over half
+            of the squared error of the whole pass (docs/log.md).
 
     Returns:
         [H, T, D] in the dtype of the values.
