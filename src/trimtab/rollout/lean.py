@@ -128,7 +128,7 @@ class Matrix:
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self._bias = bias
-        self._packed = weight.device.type == "cpu" and torch._C._has_mkldnn
+        self._packed = _packs(weight)
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_FOR) if self._packed else weight
 
     @classmethod
@@ -144,6 +144,13 @@ class Matrix:
             return F.linear(given, self._weight, self._bias)
         found: Tensor = torch.ops.mkldnn._linear_pointwise(given, self._weight, self._bias, "none", [], "")
         return found
+
+
+def _packs(weight: Tensor) -> bool:
+    """Whether there is a kernel with a layout of its own for this weight: that of torch's own linear layers."""
+    if weight.device.type != "cpu" or not torch._C._has_mkldnn:
+        return False
+    return weight.dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _turned(heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
