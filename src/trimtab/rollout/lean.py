@@ -147,7 +147,7 @@ class Matrix:
 
 
 def _packs(weight: Tensor) -> bool:
-    """Whether oneDNN, which computes torch's linear layers on CPUs, has a layout of its own for this weight."""
+    """Whether oneDNN, which computes linear layers on CPUs, has a layout of its own for this weight."""
     if weight.device.type != "cpu" or not torch._C._has_mkldnn:
         return False
     return weight.dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
