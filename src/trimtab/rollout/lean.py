@@ -2,13 +2,13 @@
 
 Shapes: A = rows, T = tokens of a row, H = query heads, K = key-value heads, S = head size, D = model size.
 
-One token for each of a few rows is little work in many steps: half of a step through transformers' modules
-is spent on telling torch what to do. Here query, key and value are one product, gate and up are another, and
-on a CPU each matrix is laid out once as its kernel reads it. The weights are copies: whoever trains the
-model makes a new pass (`LeanPass.of`) after every update.
+One token for each of a few rows is little work in many steps, much of which is telling torch what to do.
+Here query, key and value are one product, gate and up are another, and on a CPU each matrix is laid out once
+as its kernel reads it. The weights are copies: whoever trains the model makes a new pass (`LeanPass.of`)
+after every update.
 
 A model is taken only if its blocks have the parts that are known here and nothing else, and if it then gives
-the same states as its own code (`rollout.engine`). Llama, Mistral, Qwen2, Qwen3 and SmolLM2 do.
+the same states as its own code (`rollout.engine`). Llama (SmolLM2 among them), Qwen2 and Qwen3 do.
 """
 
 from __future__ import annotations
