@@ -20,7 +20,7 @@ from trimtab.rollout.types import Sampling
 from trimtab.runs.run import Run, open_run
 from trimtab.train import inputs
 from trimtab.train.calibration import calibrated
-from trimtab.train.models import PPOModels, load_ppo_models
+from trimtab.train.ppo_models import PPOModels, load_ppo_models
 
 Rows = list[dict[str, Any]]
 COUNT = 8

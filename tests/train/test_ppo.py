@@ -31,8 +31,8 @@ from trimtab.rollout.answers import answer
 from trimtab.rollout.types import Rollout
 from trimtab.runs.run import is_done
 from trimtab.train import loop, ppo
-from trimtab.train.models import PPOModels, rewards
 from trimtab.train.ppo_experience import evaluate
+from trimtab.train.ppo_models import PPOModels, rewards
 from trimtab.train.ppo_steps import Learners, _minibatches, learn, learn_minibatch
 from trimtab.train.settings import OptimizerSettings, PPOSettings
 

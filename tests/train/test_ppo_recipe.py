@@ -29,8 +29,8 @@ from trimtab.rollout.types import Rollout, Sampling
 from trimtab.runs.run import Run, open_run, read_metrics
 from trimtab.train import loop, ppo
 from trimtab.train.average import Average
-from trimtab.train.models import PPOModels, rewards
 from trimtab.train.ppo_experience import RunningScale, evaluate, require_same_weights
+from trimtab.train.ppo_models import PPOModels, rewards
 from trimtab.train.ppo_steps import Learners, learn, learn_minibatch
 from trimtab.train.pretraining import Pretraining
 from trimtab.train.settings import PretrainingSettings
@@ -285,12 +285,24 @@ def stage(models: PPOModels, prompts: list[Example], settings: Any, folder: Path
         ppo.optimize(models, prompts, [], settings, run)
 
 
+@pytest.mark.parametrize(("says", "found"), [(True, "responses from weights"), (False, "nats a token apart")])
 def test_an_engine_that_ignores_the_sync_is_caught(
-    tmp_path: Path, models: PPOModels, prompts: list[Example], settings_of: Callable[..., Any]
+    tmp_path: Path,
+    models: PPOModels,
+    prompts: list[Example],
+    settings_of: Callable[..., Any],
+    says: bool,
+    found: str,
 ) -> None:
-    stale = replace(models, answer=partial(answer, copy.deepcopy(models.policy)))
-    with pytest.raises(RunError, match="does not have the learner's weights"):
-        stage(stale, prompts, settings_of("ppo"), tmp_path / "ppo")
+    """By the digest of its weights where it gives one, by its log-probabilities where it does not."""
+    old = copy.deepcopy(models.policy)
+
+    def stale(*arguments: Any, name: str) -> list[Rollout]:
+        rollouts = answer(old, *arguments, name=name)
+        return rollouts if says else [replace(rollout, drawn_from=None) for rollout in rollouts]
+
+    with pytest.raises(RunError, match=f"does not have the learner's weights\n.*{found}"):
+        stage(replace(models, answer=stale), prompts, settings_of("ppo"), tmp_path / "ppo")
     assert [row["step"] for row in read_metrics(tmp_path / "ppo")] == [1], "the first sample was the policy's"
 
 

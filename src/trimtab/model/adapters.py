@@ -18,11 +18,11 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -37,6 +37,7 @@ ALL = "all-linear"
 """In place of targets: every matrix between the embedding and the head."""
 WEIGHTS = "adapter_model.safetensors"
 _NAME = "default"
+Model = TypeVar("Model", bound=nn.Module)
 _PREFIX = "base_model.model."
 
 
@@ -78,11 +79,10 @@ def attach(
     layers = list(_layers(model))
     assert len(layers) == len(chosen), "peft adapts what it was told to"
     for layer in layers:
-        # Autocast sees to it; by way of float32 each adapter would keep an input of its own to the end.
-        layer.cast_input_dtype_enabled = False
         down, up = layer.lora_A[_NAME].weight, layer.lora_B[_NAME].weight
         drawn = nn.init.kaiming_uniform_(torch.empty(down.shape), a=math.sqrt(5), generator=generator)
         down.data, up.data = drawn.to(down.device), torch.zeros(up.shape, device=up.device)
+    _leave_casts_to_autocast(model)
 
 
 def attached(model: PreTrainedModel) -> bool:
@@ -122,6 +122,12 @@ def hold_frozen_matrices_in(model: PreTrainedModel, dtype: torch.dtype) -> None:
             module.to(dtype)
 
 
+def twin(model: Model) -> Model:
+    """A second model with the same frozen weights, not copies of them, and with copies of all that learns."""
+    frozen = {id(weight): weight for weight in model.parameters() if not weight.requires_grad}
+    return copy.deepcopy(model, frozen)
+
+
 def save(model: PreTrainedModel, folder: Path) -> None:
     """Write what was trained, as peft writes it, and the config that base and adapter have together.
 
@@ -130,11 +136,8 @@ def save(model: PreTrainedModel, folder: Path) -> None:
     config = copy.copy(_config(model))
     config.inference_mode, config.target_modules = True, sorted(config.target_modules)
     config.save_pretrained(folder)
-    parts = (f".{_NAME}.", *(f"{name}." for name in config.modules_to_save or ()))
     tensors = {
-        _PREFIX + name.replace(f".{_NAME}.", "."): parameter.detach().cpu().contiguous()
-        for name, parameter in model.named_parameters()
-        if parts[0] in name or name.startswith(parts[1:])
+        name: parameter.detach().cpu().contiguous() for name, parameter in _saved(model, config).items()
     }
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     whole = copy.deepcopy(model.config)
@@ -144,6 +147,34 @@ def save(model: PreTrainedModel, folder: Path) -> None:
         if hasattr(whole, name):
             delattr(whole, name)
     whole.to_json_file(folder / MERGED_CONFIG, use_diff=False)
+
+
+def load(model: PreTrainedModel, folder: Path) -> None:
+    """Put the folder's adapter beside a frozen model's matrices, unmerged, to be trained on.
+
+    Modules outside the backbone that the folder holds whole take their weights from there.
+
+    Raises:
+        ConfigError: peft is not installed.
+        ModelError: the adapter cannot be read, is no LoRA, or does not fit the model.
+    """
+    peft = _peft()
+    config = _lora_config(folder)
+    heads, config.modules_to_save = config.modules_to_save, None  # or peft would wrap the head
+    config.inference_mode = False  # as it was saved, nothing of it would learn
+    with reading("the adapter", folder):
+        peft.inject_adapter_in_model(config, model, _NAME)
+    config.modules_to_save = heads
+    for head in heads or ():
+        model.get_submodule(head).requires_grad_(True)
+    places = _saved(model, config)
+    _require_every_weight(places, folder)
+    with reading("the adapter", folder), torch.no_grad():
+        for name, tensor in load_file(folder / WEIGHTS).items():
+            if tensor.shape != places[name].shape:
+                raise _does_not_fit(folder, f"{name} is {list(tensor.shape)}, not {list(places[name].shape)}")
+            places[name].data = tensor.to(places[name].device, torch.float32)
+    _leave_casts_to_autocast(model)
 
 
 def saved_heads(folder: Path) -> tuple[str, ...]:
@@ -161,11 +192,9 @@ def merged(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
         ModelError: the adapter cannot be read, is no LoRA, or does not fit the base model.
     """
     peft = _peft()
+    config = _lora_config(folder)
     with reading("the adapter", folder), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of keys that do not fit: they are an error below
-        config = peft.PeftConfig.from_pretrained(folder)
-        if config.peft_type != peft.PeftType.LORA:
-            raise ModelError("this adapter is no LoRA", where=str(folder), found=str(config.peft_type.value))
         adapted = peft.PeftModel.from_pretrained(model, folder, config=config)
         _require_every_weight(peft.get_peft_model_state_dict(adapted), folder)
         plain: PreTrainedModel = adapted.merge_and_unload(safe_merge=True)
@@ -177,12 +206,43 @@ def _require_every_weight(expected: Iterable[str], folder: Path) -> None:
     with safe_open(folder / WEIGHTS, framework="pt") as file:
         differing = sorted(set(expected) ^ set(file.keys()))
     if differing:
-        raise ModelError(
-            "the adapter does not fit its base model",
-            where=str(folder),
-            found=f"{len(differing)} weights are only in one of them, {differing[0]} for one",
-            fix=f"check base_model_name_or_path in {ADAPTER_CONFIG}",
+        raise _does_not_fit(
+            folder, f"{len(differing)} weights are only in one of them, {differing[0]} for one"
         )
+
+
+def _does_not_fit(folder: Path, found: str) -> ModelError:
+    return ModelError(
+        "the adapter does not fit its base model",
+        where=str(folder),
+        found=found,
+        fix=f"check base_model_name_or_path in {ADAPTER_CONFIG}",
+    )
+
+
+def _lora_config(folder: Path) -> Any:
+    peft = _peft()
+    with reading("the adapter's config", folder):
+        config = peft.PeftConfig.from_pretrained(folder)
+    if config.peft_type != peft.PeftType.LORA:
+        raise ModelError("this adapter is no LoRA", where=str(folder), found=str(config.peft_type.value))
+    return config
+
+
+def _saved(model: PreTrainedModel, config: Any) -> dict[str, nn.Parameter]:
+    """What a folder holds of the model, by the names that peft gives it there."""
+    parts = (f".{_NAME}.", *(f"{name}." for name in config.modules_to_save or ()))
+    return {
+        _PREFIX + name.replace(f".{_NAME}.", "."): parameter
+        for name, parameter in model.named_parameters()
+        if parts[0] in name or name.startswith(parts[1:])
+    }
+
+
+def _leave_casts_to_autocast(model: PreTrainedModel) -> None:
+    # By way of float32 each adapter would keep an input of its own to the end.
+    for layer in _layers(model):
+        layer.cast_input_dtype_enabled = False
 
 
 def trained_parameters(model: PreTrainedModel) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,12 +23,13 @@ from transformers import AutoModelForSequenceClassification
 from trimtab.data.batches import PackedRow
 from trimtab.data.tokens import Codec
 from trimtab.errors import ModelError
-from trimtab.model import load
+from trimtab.model import adapters, load
 from trimtab.model.device import Numerics, require_memory
+from trimtab.model.names import resolve
 from trimtab.model.packed import hidden_states
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 HEAD = "score"
 
@@ -66,13 +68,7 @@ def load_scorer(source: str, numerics: Numerics, *, bytes_per_parameter: int) ->
     """
     require_memory(numerics.device, load.parameter_count(source) * bytes_per_parameter, source)
     model = load.load_scalar(source, device=numerics.device)
-    if not isinstance(getattr(model, HEAD, None), nn.Linear) or model.config.num_labels != 1:
-        raise ModelError(
-            "this is no reward model that trimtab can read",
-            where=source,
-            found=f"{type(model).__name__} with {model.config.num_labels} labels",
-            fix=f"name a run of `trimtab reward`: one label and a linear head called {HEAD}",
-        )
+    _require_scalar_head(model, source)
     return Scorer(model, load.load_tokenizer(source), numerics, source)
 
 
@@ -105,6 +101,30 @@ def with_new_head(
     config.problem_type = "regression"  # for pipelines and vLLM: the score itself, not its sigmoid
     config.id2label, config.label2id = {0: "reward"}, {"reward": 0}
     config.reward_bias = 0.0  # until the scores are centred; and the mark of trimtab's own reward models
+    model = _with_empty_head(policy, config, source)
+    if _head(model).bias is not None:
+        nn.init.zeros_(_head(model).bias)
+    initialise_head(model, generator)
+    return model
+
+
+def with_saved_adapter(policy: PreTrainedModel, source: str) -> PreTrainedModel:
+    """A reward model that was trained as an adapter, on the policy's own backbone; the adapter not merged.
+
+    Args:
+        policy: frozen, with the weights that the adapter was trained on.
+        source: a run of the reward stage with LoRA.
+    Raises:
+        ModelError: the adapter cannot be read or does not fit.
+    """
+    model = _with_empty_head(policy, load.load_config(source), source)
+    _require_scalar_head(model, source)
+    adapters.load(model, Path(resolve(source)))
+    return model
+
+
+def _with_empty_head(policy: PreTrainedModel, config: PretrainedConfig, source: str) -> PreTrainedModel:
+    """The policy's backbone in the sequence classifier of its family, whose head is not set."""
     try:
         with torch.device("meta"):
             model = AutoModelForSequenceClassification.from_config(
@@ -119,10 +139,7 @@ def with_new_head(
         ) from error
     assert type(model.base_model) is type(policy.base_model), "the families have one backbone each"
     setattr(model, model.base_model_prefix, policy.base_model)
-    head = _head(model).to_empty(device=policy.device)
-    if head.bias is not None:
-        nn.init.zeros_(head.bias)
-    initialise_head(model, generator)
+    model.get_submodule(HEAD).to_empty(device=policy.device)
     scored: PreTrainedModel = model.eval()
     return scored
 
@@ -162,6 +179,16 @@ def rescale(model: PreTrainedModel, *, mean: float, deviation: float) -> None:
         for parameter in _head(model).parameters():
             parameter.div_(deviation)
     model.config.reward_bias = (reward_bias(model) + mean) / deviation
+
+
+def _require_scalar_head(model: PreTrainedModel, source: str) -> None:
+    if not isinstance(getattr(model, HEAD, None), nn.Linear) or model.config.num_labels != 1:
+        raise ModelError(
+            "this is no reward model that trimtab can read",
+            where=source,
+            found=f"{type(model).__name__} with {model.config.num_labels} labels",
+            fix=f"name a run of `trimtab reward`: one label and a linear head called {HEAD}",
+        )
 
 
 def _head(model: PreTrainedModel) -> nn.Linear:

@@ -29,7 +29,7 @@ from trimtab.rollout.types import Answers
 from trimtab.runs import progress
 from trimtab.runs.run import Run, open_run, read_metrics
 from trimtab.train import dpo, ppo, reward, sft
-from trimtab.train.models import PPOModels
+from trimtab.train.ppo_models import PPOModels
 from trimtab.train.settings import DPOSettings, PPOSettings, RewardSettings, SFTSettings
 
 REFERENCE_SEED = 7

@@ -20,7 +20,7 @@ from trimtab.rollout.types import Sampling
 from trimtab.runs import progress
 from trimtab.runs.run import Run
 from trimtab.train import loop
-from trimtab.train.models import PPOModels
+from trimtab.train.ppo_models import PPOModels
 from trimtab.train.settings import PPOSettings
 
 

@@ -21,7 +21,7 @@ from trimtab.model.scalar import Scorer
 from trimtab.runs import progress
 from trimtab.runs.run import Run
 from trimtab.train.loop import FROZEN_BYTES, seed_for
-from trimtab.train.settings import EpochSettings, LoRASettings
+from trimtab.train.settings import EpochSettings, LoRASettings, StageSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,8 +37,9 @@ def load_policy(settings: EpochSettings, chosen: LoRASettings, numerics: Numeric
         ResourceError: it would not fit into memory.
     """
     codec = load.load_tokenizer(settings.model)
-    base, model = _load_base(settings, chosen, codec, numerics, run)
-    _attach(model, base, settings, chosen, numerics, run)
+    base, model = load_base(settings, chosen, codec, numerics, run)
+    freeze(model, chosen, numerics)
+    attach(model, base, settings, chosen, run)
     return Policy(model, codec, numerics, settings.model)
 
 
@@ -51,14 +52,15 @@ def new_scorer(
         ConfigError, ModelError, ResourceError: as `load_policy`, and transformers has no scalar head for it.
     """
     codec = load.load_tokenizer(settings.model)
-    base, policy = _load_base(settings, chosen, codec, numerics, run)
+    base, policy = load_base(settings, chosen, codec, numerics, run)
+    freeze(policy, chosen, numerics)
     model = scalar.with_new_head(policy, codec, generator, settings.model)
-    _attach(model, base, settings, chosen, numerics, run, head=scalar.HEAD)
+    attach(model, base, settings, chosen, run, head=scalar.HEAD)
     return Scorer(model, codec, numerics, settings.model)
 
 
-def _load_base(
-    settings: EpochSettings, chosen: LoRASettings, codec: Codec, numerics: Numerics, run: Run
+def load_base(
+    settings: StageSettings, chosen: LoRASettings, codec: Codec, numerics: Numerics, run: Run
 ) -> tuple[str, PreTrainedModel]:
     """What the adapter's folder will name as its base, and the model itself."""
     source = load.resolve(settings.model)
@@ -75,15 +77,22 @@ def _load_base(
     return base, load.load_causal(base, device=numerics.device)
 
 
-def _attach(
+def freeze(model: PreTrainedModel, chosen: LoRASettings, numerics: Numerics) -> None:
+    """No weight learns, and matrices are held in the type that they are multiplied in."""
+    model.requires_grad_(False)
+    if chosen.base == "full" and numerics.autocast_dtype is not None:
+        adapters.hold_frozen_matrices_in(model, numerics.autocast_dtype)
+
+
+def attach(
     model: PreTrainedModel,
     base: str,
-    settings: EpochSettings,
+    settings: StageSettings,
     chosen: LoRASettings,
-    numerics: Numerics,
     run: Run,
     head: str | None = None,
 ) -> None:
+    """Give a frozen model the adapters that the stage trains."""
     adapters.attach(
         model,
         base=base,
@@ -93,8 +102,6 @@ def _attach(
         generator=torch.Generator().manual_seed(seed_for(settings.seed, "lora")),
         head=head,
     )
-    if chosen.base == "full" and numerics.autocast_dtype is not None:
-        adapters.hold_frozen_matrices_in(model, numerics.autocast_dtype)
     trained, every = adapters.trained_parameters(model), sum(p.numel() for p in model.parameters())
     run.describe(trained_parameters=trained)
     progress.say(f"  LoRA: {trained:,} of {every:,} parameters are trained")

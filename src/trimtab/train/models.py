@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
-from trimtab.data.tokens import Example
 from trimtab.errors import ConfigError
-from trimtab.judges import reward_model
 from trimtab.model import policy, scalar
-from trimtab.model.device import Numerics, choose, require_memory, reuse_freed_memory
-from trimtab.model.load import parameter_count
+from trimtab.model.device import Numerics, choose, reuse_freed_memory
 from trimtab.model.names import base_of, resolve
 from trimtab.model.policy import Policy
 from trimtab.model.save import save_model
 from trimtab.model.scalar import Scorer
-from trimtab.rollout.answers import answer
-from trimtab.rollout.types import Answers
 from trimtab.runs import progress
 from trimtab.runs.card import write_card
 from trimtab.runs.files import file_hash
 from trimtab.runs.run import Run, finished
 from trimtab.train import lora
 from trimtab.train.allocation import keep_few_kernels
-from trimtab.train.loop import FROZEN_BYTES, TRAINED_BYTES
-from trimtab.train.settings import EpochSettings, PPOSettings, StageSettings
+from trimtab.train.settings import EpochSettings, StageSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -72,61 +62,6 @@ def new_scorer(settings: EpochSettings, run: Run, generator: torch.Generator, *,
         scorer = lora.new_scorer(settings, settings.lora, numerics, run, generator)
     require_positions(scorer.model, settings)
     return scorer
-
-
-@dataclass(frozen=True)
-class PPOModels:
-    """The models of PPO, and what they are used through."""
-
-    policy: Policy
-    reference: Policy
-    """The policy as it was before this stage."""
-    value: Scorer
-    """Starts as the reward model."""
-    answer: Answers
-    """Samples from the policy as it is now."""
-    score: Callable[[Sequence[Example]], Tensor]
-    """The reward of each example's response: [R], on the CPU."""
-
-
-def load_ppo_models(settings: PPOSettings, run: Run) -> PPOModels:
-    """Load the policy and the reward model, each a second time as what stays or learns.
-
-    Raises:
-        ModelError: the reward model reads other tokens than the policy.
-    """
-    numerics = numerics_of(settings, run)
-    describe_parent(run, "model", settings.model)
-    describe_parent(run, "reward_model", settings.reward_model)
-    _require_room_for_four(settings, numerics)
-    trained = policy.load_policy(settings.model, numerics, bytes_per_parameter=TRAINED_BYTES)
-    require_positions(trained.model, settings)
-    reward = scalar.load_scorer(settings.reward_model, numerics, bytes_per_parameter=FROZEN_BYTES)
-    reward.require_tokens_of(trained.codec, settings.model)
-    reference = policy.load_policy(settings.model, numerics, bytes_per_parameter=FROZEN_BYTES)
-    value = scalar.load_scorer(settings.reward_model, numerics, bytes_per_parameter=TRAINED_BYTES)
-    for frozen in (reference.model, reward.model):
-        frozen.requires_grad_(False)
-    return PPOModels(
-        trained,
-        reference,
-        value,
-        answer=partial(answer, trained),
-        score=partial(rewards, reward, settings.row_tokens),
-    )
-
-
-def rewards(scorer: Scorer, row_tokens: int, examples: Sequence[Example]) -> Tensor:
-    """The reward model's score of each example's one response: [R]."""
-    scores = reward_model.score(scorer, examples, row_tokens=row_tokens, name="rewards")
-    return torch.tensor([score for (score,) in scores])
-
-
-def _require_room_for_four(settings: PPOSettings, numerics: Numerics) -> None:
-    # Asked before the first is loaded: the others would not fit when it is too late.
-    average = 0 if settings.average is None else FROZEN_BYTES
-    needed = (2 * (TRAINED_BYTES + FROZEN_BYTES) + average) * parameter_count(settings.model)
-    require_memory(numerics.device, needed, "PPO's policy, reference, reward and value models")
 
 
 def require_positions(model: PreTrainedModel, settings: StageSettings) -> None:

@@ -19,6 +19,7 @@ from trimtab.losses.kl import AdaptiveKL, reward_estimator
 from trimtab.model.passes import over_rows, response_count
 from trimtab.model.policy import Policy, response_kl
 from trimtab.rollout.types import Rollout, Sampling
+from trimtab.rollout.weights import require_drawn_from
 from trimtab.runs import progress
 from trimtab.runs.phases import Phases, recording, timed
 from trimtab.runs.run import Run
@@ -26,7 +27,7 @@ from trimtab.train import inputs, loop
 from trimtab.train.answers import as_row
 from trimtab.train.calibration import calibrated
 from trimtab.train.measures import Mean, Share, log_measures
-from trimtab.train.models import PPOModels, finish, load_ppo_models
+from trimtab.train.models import finish
 from trimtab.train.ppo_experience import (
     Experience,
     RunningScale,
@@ -34,6 +35,7 @@ from trimtab.train.ppo_experience import (
     mean_over,
     require_same_weights,
 )
+from trimtab.train.ppo_models import PPOModels, load_ppo_models
 from trimtab.train.ppo_steps import Learners, learn
 from trimtab.train.pretraining import Pretraining
 from trimtab.train.settings import PPOSettings
@@ -132,10 +134,17 @@ def optimize(
 def collect(
     models: PPOModels, prompts: Sequence[Example], settings: PPOSettings, update: int
 ) -> list[Rollout]:
-    """Sample one response to each of the next `rollouts` prompts, from the policy as it is."""
+    """Sample one response to each of the next `rollouts` prompts, from the policy as it is.
+
+    Raises:
+        RunError: the engine drew them from other weights than the policy has.
+    """
     chosen = [prompts[index] for index in _prompt_order(len(prompts), settings, update)]
     seeds = [loop.seed_for(settings.seed, "rollout", update, index) for index in range(len(chosen))]
-    return models.answer(chosen, _sampling(models.policy, settings), seeds, name="sampling")
+    rollouts = models.answer(chosen, _sampling(models.policy, settings), seeds, name="sampling")
+    with timed("sync"):
+        require_drawn_from(models.policy.model, rollouts)
+    return rollouts
 
 
 def measure(

@@ -24,7 +24,7 @@ from trimtab.model.policy import Policy, response_logprobs
 from trimtab.model.scalar import Scorer
 from trimtab.rollout.types import Rollout
 from trimtab.runs.phases import timed
-from trimtab.train.models import PPOModels
+from trimtab.train.ppo_models import PPOModels
 from trimtab.train.settings import PPOSettings
 
 FURTHEST = {None: 0.01, torch.bfloat16: 0.25}

@@ -28,8 +28,8 @@ from trimtab.runs.checkpoint import TensorGroups
 from trimtab.runs.run import Run
 from trimtab.train import loop
 from trimtab.train.average import Average
-from trimtab.train.models import PPOModels
 from trimtab.train.ppo_experience import Experience
+from trimtab.train.ppo_models import PPOModels
 from trimtab.train.pretraining import Pretraining
 from trimtab.train.settings import PPOSettings
 

@@ -332,6 +332,10 @@ class PPOSettings(StageSettings):
         learning_rate=2e-5, schedule="constant", epsilon=1e-5
     )
     """Of the value model."""
+    lora: LoRASettings | None = None
+    """Train adapters in place of the weights, lora.rank=8 or lora={}: policy, value, reference and reward
+    model are then one model in memory. The reward model must be a run with lora from the same `model`, and
+    adapters want about ten times the learning rates; none: four models, two of them trained."""
     checkpoint_every: PositiveInt = 2
     """Updates (of `rollouts` episodes) between checkpoints."""
 
