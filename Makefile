@@ -10,7 +10,7 @@ test test-slow mutants: export HF_HUB_OFFLINE := 1
 # Long measurements keep what they have done beside the checkout, and go on from there.
 OUT ?= ../trimtab-measured
 
-.PHONY: install demo demo-real test test-slow bench-demo bench-feedback lab bench-trl bench-training bench-curves bench-gpu mutants check format clean
+.PHONY: install demo demo-real test test-slow bench-demo bench-feedback lab learning bench-trl bench-training bench-curves bench-gpu mutants check format clean
 
 install: $(INSTALLED)
 
@@ -42,6 +42,11 @@ bench-feedback: install  ## the feedback server under load and killed, on SQLite
 lab: install  ## the trainers in worlds with a known optimum: about 90 minutes, resumable
 	$(BIN)/python benchmarks/lab.py --out $(OUT)/lab
 	$(BIN)/python benchmarks/lab.py --out $(OUT)/lab --pictures docs/results/lab
+
+learning: install  ## PPO on SmolLM2 with a gold scorer, adaptive KL, over-optimisation: quiet hours, resumable
+	$(BIN)/trimtab models get smollm2-135m-instruct
+	$(BIN)/python benchmarks/learning/learning.py --out $(OUT)/learning
+	$(BIN)/python benchmarks/learning/learning.py --out $(OUT)/learning --pictures docs/results/learning
 
 bench-trl: install  ## step by step beside TRL, installed into environments of its own: about 90 minutes, resumable
 	$(BIN)/python benchmarks/trl/compare.py --out $(OUT)/trl

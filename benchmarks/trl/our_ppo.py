@@ -18,8 +18,8 @@ from trimtab.model.scalar import load_scorer
 from trimtab.rollout.answers import answer
 from trimtab.rollout.types import Rollout, Sampling
 from trimtab.train import loop
-from trimtab.train.ppo_models import PPOModels, rewards
 from trimtab.train.ppo_experience import evaluate
+from trimtab.train.ppo_models import PPOModels, rewards
 from trimtab.train.ppo_steps import Learners, learn_minibatch
 from trimtab.train.settings import OptimizerSettings, PPOSettings
 

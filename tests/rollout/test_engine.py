@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ import torch
 from scipy.stats import chisquare
 from transformers import PreTrainedModel
 
-from tiny import CONTEXT, VOCABULARY, tiny_gpt2, tiny_llama, tiny_qwen2
+from tiny import CONTEXT, VOCABULARY, tiny_gpt2, tiny_llama, tiny_qwen2, tiny_tokenizer
 from trimtab.data.batches import pack
 from trimtab.errors import ConfigError, DataError, ModelError
 from trimtab.model.policy import response_logprobs
@@ -330,3 +332,118 @@ def test_short_rows_decode_in_larger_groups(monkeypatch: pytest.MonkeyPatch) -> 
     for longest in (8, 2, 90):
         Sampler(model).sample([(3,) * longest] * 150, Sampling(max_new=2), range(150))
     assert rows == [40, 100, 32]  # the fewest rows where few would fit
+
+
+TOKENIZER = tiny_tokenizer()
+
+
+def text_of(ids: Sequence[int]) -> str:
+    return str(TOKENIZER.decode(list(ids), skip_special_tokens=True))
+
+
+def test_a_stop_string_ends_a_response_at_the_token_that_completes_it() -> None:
+    """Over several tokens or within one; the others draw on, and rows are filled again."""
+    model, prompts = trimmed(tiny_llama), some_prompts(LENGTHS * 2)
+    seeds, sampling = range(len(prompts)), Sampling(max_new=24, stop_ids=(7,))
+    free = Sampler(model).sample(prompts, sampling, seeds)
+    texts = [text_of(ids) for ids in responses(free)]
+    # Of 3, 2 and 1 characters, from the whole ones of random bytes; and what is within one token.
+    strings = (
+        *(re.findall(f"[^\ufffd]{{{4 - size}}}", texts[size])[-1] for size in (1, 2, 3)),
+        text_of([299])[1:],
+    )
+    stopping = replace(sampling, stop_strings=strings)
+    found = Sampler(model, batch=3, decode=text_of).sample(prompts, stopping, seeds)
+    lengths = []
+    for before, after in zip(free, found, strict=True):
+        ids = before.response.ids
+        ends = [n for n in range(1, len(ids) + 1) if any(one in text_of(ids[:n]) for one in strings)]
+        assert after.response.ids == ids[: ends[0] if ends else len(ids)]
+        assert after.response.stopped == (bool(ends) or before.response.stopped)
+        assert after.logprobs == pytest.approx(before.logprobs[: len(after.logprobs)], abs=1e-5)
+        lengths.append(len(after.response.ids))
+    assert len(set(lengths)) > 4 and min(lengths) < 10 and max(lengths) == 24
+
+
+def test_a_stop_string_at_the_limit_has_stopped_the_response() -> None:
+    model, prompts = trimmed(tiny_llama), some_prompts([4])
+    ids = Sampler(model).sample(prompts, Sampling(max_new=5), [0])[0].response.ids
+    stopping = Sampling(max_new=5, stop_strings=("!",))
+    sampler = Sampler(model, decode=lambda given: "." * (len(given) - 1) + "!" * (given[-1] == ids[4]))
+    (last,) = sampler.sample(prompts, stopping, [0])
+    assert ids[4] not in ids[:4] and last.response.ids == ids and last.response.stopped
+
+
+def test_stop_strings_that_cannot_be_are_refused() -> None:
+    stopping = Sampling(stop_strings=("###",))
+    for refused in (
+        lambda: Sampler(trimmed(tiny_gpt2)).sample([(3,)], stopping, [0]),
+        lambda: Sampler(trimmed(tiny_gpt2)).stream((3,), stopping, 0),
+        lambda: Sampling(stop_strings=("a", "")),
+        lambda: Sampling(stop_strings=("\ufffd",)),
+    ):
+        with pytest.raises(ConfigError, match="stop_strings"):
+            refused()
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        SAMPLING,
+        Sampling(max_new=24),
+        Sampling(max_new=1),
+        Sampling(max_new=24, temperature=0, repetition_penalty=1.3),
+        Sampling(max_new=24, temperature=0.7, top_k=50, top_p=0.9, stop_strings=("e", " t")),
+    ],
+)
+def test_a_stream_gives_what_sampling_gives(build: Build, sampling: Sampling) -> None:
+    """Though it draws alone, and they together; and bit for bit in bfloat16 where both draw alone."""
+    model, prompts = trimmed(build), some_prompts()
+    sampler = Sampler(model, decode=text_of)
+    expected = responses(sampler.sample(prompts, sampling, range(len(prompts))))
+    found = [tuple(sampler.stream(prompt, sampling, seed)) for seed, prompt in enumerate(prompts)]
+    assert found == expected
+    rounded = Sampler(model, autocast=torch.bfloat16, decode=text_of)
+    (alone,) = responses(rounded.sample(prompts[:1], sampling, [5]))
+    assert tuple(rounded.stream(prompts[0], sampling, 5)) == alone
+
+
+def test_a_stream_gives_each_id_before_the_next_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+
+    def watched(*arguments: Any) -> Drawn:
+        found = draw(*arguments)
+        drawn.append(int(found.tokens))
+        return found
+
+    monkeypatch.setattr(engine, "draw", watched)
+    stream = Sampler(trimmed(tiny_llama)).stream((4, 8), Sampling(max_new=5), 0)
+    assert drawn == []
+    found: list[int] = []
+    for token in stream:
+        found.append(token)
+        assert found == drawn
+    assert len(found) == 5
+
+
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16])
+def test_between_two_ids_of_a_stream_all_is_as_the_caller_left_it(autocast: torch.dtype | None) -> None:
+    model = trimmed(tiny_gpt2).train()
+    model.lm_head.eval()
+    sampler = Sampler(model, autocast=autocast)
+    stream = sampler.stream((4, 8), Sampling(max_new=5), 0)
+    for taken in range(4):
+        assert torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+        assert model.training and not model.lm_head.training and model.transformer.h[0].training
+        if taken < 3:
+            next(stream)
+    stream.close()
+    assert model.training and torch.is_grad_enabled()
+
+
+def test_a_stream_refuses_at_once_what_cannot_be_sampled() -> None:
+    sampler = Sampler(trimmed(tiny_gpt2))
+    with pytest.raises(DataError, match="prompt 0"):
+        sampler.stream((), SAMPLING, 0)
+    with pytest.raises(ModelError, match=f"{CONTEXT} positions"):
+        sampler.stream((4,) * CONTEXT, SAMPLING, 0)

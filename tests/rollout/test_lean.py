@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 
+import peft
 import pytest
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from trimtab.rollout.types import Sampling
 FAMILIES = [tiny_llama, tiny_qwen2, tiny_qwen3]
 PROMPTS = ((5, 9, 17, 4), (8, 3), (250, 44, 7, 7, 7, 12))
 Forward = Callable[..., Tensor]
+Given = Callable[[Callable[[], PreTrainedModel]], PreTrainedModel]
 
 
 def built(build: Callable[[], PreTrainedModel]) -> PreTrainedModel:
@@ -37,6 +39,24 @@ def built(build: Callable[[], PreTrainedModel]) -> PreTrainedModel:
                     0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name)))
                 )
     return fuse(model.eval())
+
+
+def with_adapters(build: Callable[[], PreTrainedModel]) -> PreTrainedModel:
+    """On some matrices of those that are computed as one, not on others; the adapters have learned."""
+    model, draw = built(build), torch.Generator().manual_seed(0)
+    adapters.attach(
+        model,
+        base="given",
+        rank=3,
+        alpha=4.0,
+        targets=["q_proj", "v_proj", "up_proj", "o_proj"],
+        generator=draw,
+    )
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                nn.init.normal_(parameter, std=0.3, generator=draw)
+    return model
 
 
 def modules_of(model: PreTrainedModel) -> Forward:
@@ -62,9 +82,10 @@ def passes(forward: Forward, dtype: torch.dtype) -> list[Tensor]:
     return found
 
 
+@pytest.mark.parametrize("given", [built, with_adapters])
 @pytest.mark.parametrize("build", FAMILIES)
-def test_in_float32_it_is_the_model(build: Callable[[], PreTrainedModel]) -> None:
-    model = built(build)
+def test_in_float32_it_is_the_model(build: Callable[[], PreTrainedModel], given: Given) -> None:
+    model = given(build)
     lean = LeanPass.of(backbone(model), torch.float32)
     assert lean is not None
     for found, expected in zip(
@@ -73,9 +94,12 @@ def test_in_float32_it_is_the_model(build: Callable[[], PreTrainedModel]) -> Non
         assert (found - expected).norm() <= 1e-5 * expected.norm()
 
 
+@pytest.mark.parametrize("given", [built, with_adapters])
 @pytest.mark.parametrize("build", FAMILIES)
-def test_in_bfloat16_it_is_as_near_to_float32_as_the_model(build: Callable[[], PreTrainedModel]) -> None:
-    model = built(build)
+def test_in_bfloat16_it_is_as_near_to_float32_as_the_model(
+    build: Callable[[], PreTrainedModel], given: Given
+) -> None:
+    model = given(build)
     exact = torch.cat([found.flatten() for found in passes(modules_of(model), torch.float32)])
     lean = LeanPass.of(backbone(model), torch.bfloat16)
     assert lean is not None
@@ -88,13 +112,24 @@ def test_in_bfloat16_it_is_as_near_to_float32_as_the_model(build: Callable[[], P
     assert 0 < off[0] < 1.5 * off[1] < 0.05
 
 
-def test_other_families_and_adapters_are_not_taken() -> None:
+def test_adapters_that_are_switched_off_are_left_out() -> None:
+    model = with_adapters(tiny_llama)
+    on = LeanPass.of(backbone(model), torch.float32)
+    with adapters.switched_off(model):
+        off = LeanPass.of(backbone(model), torch.float32)
+        expected = torch.cat([states.flatten() for states in passes(modules_of(model), torch.float32)])
+    assert on is not None and off is not None
+    found, other = (torch.cat([s.flatten() for s in passes(lean, torch.float32)]) for lean in (off, on))
+    assert (found - expected).norm() <= 1e-5 * expected.norm() < 1e-2 * (other - expected).norm()
+
+
+def test_other_families_and_adapters_of_other_kinds_are_not_taken() -> None:
     assert LeanPass.of(backbone(built(tiny_gpt2)), torch.bfloat16) is None
-    model = built(tiny_llama)
-    adapters.attach(
-        model, base="given", rank=2, alpha=4.0, targets=["q_proj"], generator=torch.Generator().manual_seed(0)
-    )
-    assert LeanPass.of(backbone(model), torch.bfloat16) is None
+    for kind in ({"use_dora": True}, {"lora_bias": True}):
+        model = built(tiny_qwen2)
+        config = peft.LoraConfig(r=2, target_modules=["q_proj"], **kind)
+        peft.inject_adapter_in_model(config, model, "default")
+        assert LeanPass.of(backbone(model), torch.bfloat16) is None
     partly = built(tiny_llama)
     backbone(partly).layers[1].self_attn.extra = nn.Linear(2, 2)
     assert LeanPass.of(backbone(partly), torch.bfloat16) is None

@@ -78,7 +78,7 @@ def computed(models: PPOModels) -> list[Tensor]:
 def test_four_models_hold_one_trunk(models: PPOModels, model_folder: Path) -> None:
     trunk = sum(p.numel() for p in load.load_causal(str(model_folder), device="cpu").parameters())
     places = {p.data_ptr(): p.numel() for model in parts(models) for p in model.parameters()}
-    learned = [adapters.trained_parameters(part) for part in (models.policy.model, models.value.model)]  # type: ignore[arg-type]
+    learned = [adapters.trained_parameters(part) for part in (models.policy.model, models.value.model)]
     assert learned[1] == learned[0] + models.value.model.config.hidden_size
     # The reward model has of its own what the value model learns.
     assert sum(places.values()) == trunk + learned[0] + 2 * learned[1]

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from trimtab import formats
 from trimtab.arena.jury import Jury
 from trimtab.arena.play import seeds
-from trimtab.data.tokens import Limits, encode_prompts
+from trimtab.data.tokens import Example, Limits, encode_prompts
 from trimtab.errors import DataError
 from trimtab.judges.judge import Unreadable
 from trimtab.model.device import choose
 from trimtab.model.load import load_tokenizer
-from trimtab.model.policy import load_policy
+from trimtab.model.policy import Policy, load_policy
 from trimtab.records import Comparison, Message, Prompt
-from trimtab.rollout.answers import answer
+from trimtab.rollout.answers import answer, told
 from trimtab.rollout.types import Sampling
 
 FROZEN_BYTES = 4
@@ -32,14 +32,9 @@ def answer_texts(
     Raises:
         DataError: a prompt is too long for `LIMITS`, or holds control tokens.
     """
-    policy = load_policy(source, choose(device, "auto"), bytes_per_parameter=FROZEN_BYTES)
-    encoded = encode_prompts(policy.codec, rows, LIMITS)
-    if encoded.left_out:
-        where, reason = encoded.left_out[0]
-        raise DataError("the prompt cannot be used", where=where, found=reason, fix="leave it out")
+    policy, examples = _asked(source, rows, device)
     stopping = replace(sampling, stop_ids=(policy.codec.stop_id,))
-    drawn_from = seeds(seed, len(encoded.examples))
-    rollouts = answer(policy, encoded.examples, stopping, drawn_from, name=Path(source).name)
+    rollouts = answer(policy, examples, stopping, seeds(seed, len(examples)), name=Path(source).name)
     return [
         {
             "response": policy.codec.decode_response(row.record, rollout.response.ids),
@@ -55,10 +50,30 @@ def answer_question(
     source: str, question: str, sampling: Sampling, *, seed: int, device: str
 ) -> dict[str, object]:
     """Answer one person's question: as a chat, or as text to continue where the model has no template."""
+    return answer_texts(source, [_question(source, question)], sampling, seed=seed, device=device)[0]
+
+
+def tell_answer(source: str, question: str, sampling: Sampling, *, seed: int, device: str) -> Iterator[str]:
+    """The text that `answer_question` gives, in pieces as the model writes it."""
+    row = _question(source, question)
+    policy, (example,) = _asked(source, [row], device)
+    stopping = replace(sampling, stop_ids=(policy.codec.stop_id,))
+    return told(policy, row.record, example.prompt, stopping, *seeds(seed, 1))
+
+
+def _question(source: str, question: str) -> formats.Row[Prompt]:
     chats = load_tokenizer(source).tokenizer.chat_template is not None
-    prompt: Prompt = (Message("user", question),) if chats else question
-    rows = [formats.Row(prompt, "the prompt", 0)]
-    return answer_texts(source, rows, sampling, seed=seed, device=device)[0]
+    return formats.Row((Message("user", question),) if chats else question, "the prompt", 0)
+
+
+def _asked(source: str, rows: Sequence[formats.Row[Prompt]], device: str) -> tuple[Policy, Sequence[Example]]:
+    """The model, and each prompt's ids."""
+    policy = load_policy(source, choose(device, "auto"), bytes_per_parameter=FROZEN_BYTES)
+    encoded = encode_prompts(policy.codec, rows, LIMITS)
+    if encoded.left_out:
+        where, reason = encoded.left_out[0]
+        raise DataError("the prompt cannot be used", where=where, found=reason, fix="leave it out")
+    return policy, encoded.examples
 
 
 def play_matches(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -12,8 +13,8 @@ import typer
 from trimtab.cli.options import AsJson
 from trimtab.cli.people import PEOPLE, Question, judge_by_people
 from trimtab.cli.stores import DEFAULT_STORE, StorePlace
-from trimtab.cli.text import visible
-from trimtab.errors import ConfigError
+from trimtab.cli.text import visible, visible_pieces
+from trimtab.errors import ConfigError, Interrupted
 
 app = typer.Typer()
 
@@ -26,6 +27,15 @@ MinP = Annotated[
 ]
 RepetitionPenalty = Annotated[
     float, typer.Option(min=1, help="Makes tokens that have been read or written less likely; 1: does not.")
+]
+Stop = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--stop",
+        metavar="TEXT",
+        help="Ends an answer once it holds this text, which stays in it; may be repeated.",
+        show_default=False,
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="Of sampling.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
@@ -43,11 +53,12 @@ def generate(
     top_p: TopP = 0.95,
     min_p: MinP = 0.0,
     repetition_penalty: RepetitionPenalty = 1.0,
+    stop: Stop = None,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Let MODEL answer one prompt.
+    """Let MODEL answer one prompt; the answer appears as it is written.
 
     Example: trimtab generate runs/dpo --prompt "How do I apologise to a friend?"
     """
@@ -56,7 +67,7 @@ def generate(
         raise ConfigError(
             "there is no prompt", where="--prompt", fix='--prompt "..." or text on standard input'
         )
-    from trimtab.arena.matches import answer_question
+    from trimtab.arena.matches import answer_question, tell_answer
     from trimtab.rollout.types import Sampling
 
     sampling = Sampling(
@@ -66,12 +77,28 @@ def generate(
         top_p=top_p,
         min_p=min_p,
         repetition_penalty=repetition_penalty,
+        stop_strings=tuple(stop or ()),
     )
-    answer = answer_question(model, text, sampling, seed=seed, device=device)
     if as_json:
+        answer = answer_question(model, text, sampling, seed=seed, device=device)
         typer.echo(json.dumps({"prompt": text, **answer}, ensure_ascii=False))
     else:
-        typer.echo(visible(str(answer["response"])))
+        _tell(tell_answer(model, text, sampling, seed=seed, device=device))
+
+
+def _tell(pieces: Iterator[str]) -> None:
+    """Print an answer as it is written.
+
+    Raises:
+        Interrupted: the person has read enough; what was written stays, on a line of its own.
+    """
+    try:
+        for piece in visible_pieces(pieces):
+            typer.echo(piece, nl=False)
+    except KeyboardInterrupt:
+        typer.echo()
+        raise Interrupted("interrupted: the answer has not come to its end") from None
+    typer.echo()
 
 
 @app.command()
@@ -86,6 +113,7 @@ def play(
     max_new: MaxNew = 128,
     temperature: Temperature = 1.0,
     top_p: TopP = 1.0,
+    stop: Stop = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
@@ -99,7 +127,7 @@ def play(
 
     _refuse_existing(out)
     rows = formats.usable(formats.read_prompts(prompts))[:count]
-    sampling = Sampling(max_new=max_new, temperature=temperature, top_p=top_p)
+    sampling = Sampling(max_new=max_new, temperature=temperature, top_p=top_p, stop_strings=tuple(stop or ()))
     comparisons = play_matches(left, right, rows, sampling, seed=seed, device=device)
     formats.write_comparisons(out, comparisons)
     typer.echo(f"{len(comparisons)} comparisons in {out}")

@@ -17,13 +17,14 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from trimtab.errors import ConfigError, ModelError
@@ -109,6 +110,33 @@ def switched_off(model: PreTrainedModel) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.enable_adapters(True)
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A matrix W [out, in] and what is added to it as it is now: x W' + (x down') up'."""
+
+    matrix: nn.Linear
+    down: Tensor | None
+    """[rank, in]; None where nothing is added."""
+    up: Tensor | None
+    """[out, rank], the scaling included."""
+
+
+def adapted(layer: nn.Module) -> Adapted | None:
+    """A linear layer, with or without an adapter of the plain kind; None for anything else."""
+    if type(layer) is nn.Linear:
+        return Adapted(layer, None, None)
+    names = getattr(layer, "active_adapters", None)
+    if names != [_NAME] or type(getattr(layer, "base_layer", None)) is not nn.Linear:
+        return None
+    lora: Any = layer
+    if lora.merged or lora.lora_variant or lora.lora_B[_NAME].bias is not None:
+        return None
+    if lora.disable_adapters:
+        return Adapted(lora.base_layer, None, None)
+    up = lora.lora_B[_NAME].weight.detach() * lora.scaling[_NAME]
+    return Adapted(lora.base_layer, lora.lora_A[_NAME].weight.detach(), up)
 
 
 def hold_frozen_matrices_in(model: PreTrainedModel, dtype: torch.dtype) -> None:

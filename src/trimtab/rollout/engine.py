@@ -27,7 +27,9 @@ from trimtab.rollout.cache import DecodeLayout, KeyValueStore, PrefillLayout
 from trimtab.rollout.lean import LeanPass, Matrix
 from trimtab.rollout.sample import draw
 from trimtab.rollout.slots import Request, Slots
+from trimtab.rollout.text import Decode, Stops
 from trimtab.rollout.types import Rollout, Sampling
+from trimtab.rollout.weights import digest
 from trimtab.runs.phases import timed
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ class Sampler:
         autocast: the type that matrix products are computed in; None for the model's own.
         batch: rows that are decoded together, at most; None chooses by their length.
         progress: called with the number of responses that have just ended.
+        decode: ids of a response to its text, untrimmed; needed for stop strings alone.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class Sampler:
         autocast: torch.dtype | None = None,
         batch: int | None = None,
         progress: Callable[[int], None] | None = None,
+        decode: Decode | None = None,
     ) -> None:
         if batch is not None and batch < 1:
             raise ConfigError("a batch has at least one row", where="batch", found=str(batch))
@@ -75,6 +79,7 @@ class Sampler:
         self._autocast = autocast
         self._batch = batch
         self._progress = progress
+        self._decode = decode
 
     def sample(
         self, prompts: Sequence[tuple[int, ...]], sampling: Sampling, seeds: Sequence[int]
@@ -85,22 +90,60 @@ class Sampler:
             ValueError: not one seed a prompt.
             DataError: a prompt without tokens.
             ModelError: more positions than the model has, or logits that are not numbers.
+            ConfigError: stop strings, and no `decode`.
         """
         if len(seeds) != len(prompts):
             raise ValueError(f"one seed a prompt: {len(seeds)} seeds for {len(prompts)} prompts")
         positions = self._longest(prompts, sampling)
-        requests = [Request(prompt, sampling, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
-        # Not inference_mode: there autocast would cast every weight anew at every step.
-        with torch.no_grad(), _evaluating(self._model), self._numerics():
+        requests = [
+            self._request(prompt, sampling, seed) for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+        with self._computing():
             with timed("sync"):
-                decoder = _Decoder(self._model, self._autocast)
-            self._run(decoder, sorted(requests, key=_by_prompt), sampling, positions)
-        return [request.rollout for request in requests]
+                decoder = _Decoder(self._model, self._autocast, digest(self._model))
+            for ended in self._steps(decoder, sorted(requests, key=_by_prompt), sampling, positions):
+                if ended and self._progress:
+                    self._progress(ended)
+        return [request.rollout(decoder.made_from) for request in requests]
 
-    def _run(
+    def stream(self, prompt: tuple[int, ...], sampling: Sampling, seed: int) -> Iterator[int]:
+        """The ids of one response as they are drawn: those that `sample` gives for this prompt and seed.
+
+        Between two ids everything is as the caller left it (modes, autocast, gradients), so that a caller may
+        stop early. Weights must not move before the last one: which of them are seen is not said. Under
+        `autocast`, a model without a lean pass rounds its weights anew for each id.
+
+        Raises:
+            DataError, ModelError, ConfigError: as `sample`; at once, but for logits that are not numbers.
+        """
+        positions = self._longest([prompt], sampling)
+        return self._drawn(self._request(prompt, sampling, seed), positions)
+
+    def _drawn(self, request: Request, positions: int) -> Iterator[int]:
+        with self._computing(), timed("sync"):
+            decoder = _Decoder(self._model, self._autocast, "")  # nobody is told
+        steps = self._steps(decoder, [request], request.sampling, positions)
+        while request.running:
+            with self._computing():
+                next(steps)
+            yield request.ids[-1]
+
+    def _request(self, prompt: tuple[int, ...], sampling: Sampling, seed: int) -> Request:
+        if not sampling.stop_strings:
+            return Request(prompt, sampling, seed)
+        if self._decode is None:
+            raise ConfigError(
+                "stop strings are text, and this sampler knows ids alone",
+                where="stop_strings",
+                found=", ".join(map(repr, sampling.stop_strings)),
+                fix="give the Sampler a `decode`, or stop at tokens (stop_ids)",
+            )
+        return Request(prompt, sampling, seed, Stops(sampling.stop_strings, self._decode))
+
+    def _steps(
         self, decoder: _Decoder, requests: Sequence[Request], sampling: Sampling, positions: int
-    ) -> None:
-        """Sample all of the requests to their ends."""
+    ) -> Iterator[int]:
+        """Sample all of the requests to their ends; how many have ended, after each step."""
         if not requests:
             return
         rows = min(self._batch or _batch(positions), len(requests))
@@ -119,8 +162,7 @@ class Sampler:
                 logits = decoder.logits(states)
                 drawn = draw(logits, slots.uniforms(drawn_for), sampling, slots.seen(drawn_for))
                 ended = slots.record(drawn_for, drawn)
-            if ended and self._progress:
-                self._progress(ended)
+            yield ended
 
     def _longest(self, prompts: Sequence[tuple[int, ...]], sampling: Sampling) -> int:
         """Positions of the longest prompt and its response."""
@@ -139,10 +181,17 @@ class Sampler:
         return needed
 
     @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """No gradients, evaluation mode and the engine's own arithmetic."""
+        # Not inference_mode: there autocast would cast every weight anew at every step.
+        with torch.no_grad(), _evaluating(self._model), self._numerics():
+            yield
+
+    @contextmanager
     def _numerics(self) -> Iterator[None]:
         """The engine's own autocast, whatever the caller's is.
 
-        One context holds all steps, because autocast keeps the weights that it has cast until its
+        One context holds all steps of `sample`, because autocast keeps the weights that it has cast until its
         outermost context ends. Inside a caller's autocast they would outlive this one, and be stale
         after the next optimizer step: hence the clearing.
         """
@@ -165,14 +214,19 @@ def _batch(positions: int) -> int:
 
 
 class _Decoder:
-    """The model as two functions: prompts to states, and one more token a row to states."""
+    """The model as two functions: prompts to states, and one more token a row to states.
 
-    def __init__(self, model: PreTrainedModel, autocast: torch.dtype | None) -> None:
+    Args:
+        made_from: the digest of the model's weights as they are.
+    """
+
+    def __init__(self, model: PreTrainedModel, autocast: torch.dtype | None, made_from: str) -> None:
         weight, bias = head(model)
         self._backbone: nn.Module = backbone(model)
         self._lean: LeanPass | None = None
         if autocast is not None and _GIVES_THE_SAME.get(self._backbone, True):
-            self._lean = LeanPass.of(self._backbone, autocast)
+            self._lean = LeanPass.of(self._backbone, autocast, made_from)
+        self._made_from = made_from
         self._exact = torch.promote_types(weight.dtype, torch.float32)
         weight, bias = weight.to(self._exact), None if bias is None else bias.to(self._exact)
         # Packed only beside the lean pass: a second table is worth its memory where all else is fast.
@@ -182,6 +236,11 @@ class _Decoder:
         self.vocabulary = len(weight)
         self.dtype = autocast or model.dtype
         self.device: torch.device = model.device
+
+    @property
+    def made_from(self) -> str:
+        """The digest of the weights that its copies were made from."""
+        return self._made_from if self._lean is None else self._lean.made_from
 
     def prefill(
         self, prompts: Sequence[tuple[int, ...]], rows: Sequence[int], store: KeyValueStore

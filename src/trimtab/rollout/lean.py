@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trimtab.model.adapters import Adapted, adapted
+
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 _HEAD_NORMS = {"q_norm", "k_norm"}
 _FEED_FORWARD = {"gate_proj", "up_proj", "down_proj", "act_fn"}
@@ -38,19 +40,24 @@ class Layout(Protocol):
 
 
 class LeanPass:
-    """The backbone as one function of ids, positions and layout."""
+    """The backbone as one function of ids, positions and layout.
 
-    def __init__(self, backbone: Any, dtype: torch.dtype) -> None:
+    Args:
+        made_from: the digest (`rollout.weights`) of the model whose weights are copied here.
+    """
+
+    def __init__(self, backbone: Any, dtype: torch.dtype, made_from: str = "") -> None:
+        self.made_from = made_from
         self._table: Tensor = backbone.embed_tokens.weight
         self._rotary: nn.Module = backbone.rotary_emb
         self._norm: nn.Module = backbone.norm
         self._blocks = [_Block(number, layer, dtype) for number, layer in enumerate(backbone.layers)]
 
     @classmethod
-    def of(cls, backbone: nn.Module, dtype: torch.dtype) -> LeanPass | None:
+    def of(cls, backbone: nn.Module, dtype: torch.dtype, made_from: str = "") -> LeanPass | None:
         """The pass for the weights as they are; None for a model whose parts are not known here."""
         known = _parts(backbone) == _BACKBONE and all(map(_is_known, cast(nn.ModuleList, backbone.layers)))
-        return cls(backbone, dtype) if known else None
+        return cls(backbone, dtype, made_from) if known else None
 
     def __call__(self, ids: Tensor, positions: Tensor, layout: Layout) -> Tensor:
         """The last hidden states [A, T, D] of ids [A, T] at these positions, float32."""
@@ -119,31 +126,54 @@ class _Norm:
 
 
 class Matrix:
-    """x W' + b, with W in the layout that the device's kernel reads.
+    """x W' + b, with W in the layout that the device's kernel reads, and an adapter's product beside it.
 
     Args:
         weight: [out, in].
         bias: [out], of the same type.
+        beside: `down` [rank, in] and `up` [out, rank] of the same type: (x down') up' is added.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self._bias = bias
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, beside: tuple[Tensor, Tensor] | None = None
+    ) -> None:
+        self._bias, self._beside = bias, beside
         self._packed = _packs(weight)
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_FOR) if self._packed else weight
 
     @classmethod
-    def of(cls, layers: Sequence[nn.Linear], dtype: torch.dtype) -> Matrix:
-        """Linear layers of the same input, as one."""
-        biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
-        together = torch.cat([layer.weight.detach().to(dtype) for layer in layers])
-        return cls(together, torch.cat(biases).to(dtype) if biases else None)
+    def of(cls, layers: Sequence[nn.Module], dtype: torch.dtype) -> Matrix:
+        """Linear layers of the same input, as one; adapters are not merged: rounding would swallow them."""
+        parts = [cast(Adapted, adapted(layer)) for layer in layers]
+        biases = [part.matrix.bias.detach() for part in parts if part.matrix.bias is not None]
+        together = torch.cat([part.matrix.weight.detach().to(dtype) for part in parts])
+        return cls(together, torch.cat(biases).to(dtype) if biases else None, _beside(parts, dtype))
 
     def __call__(self, given: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
+        found = self._product(given)
+        if self._beside is None:
+            return found
+        down, up = self._beside
+        return found.add_(F.linear(F.linear(given, down), up))
+
+    def _product(self, given: Tensor) -> Tensor:
         if not self._packed:
             return F.linear(given, self._weight, self._bias)
         found: Tensor = torch.ops.mkldnn._linear_pointwise(given, self._weight, self._bias, "none", [], "")
         return found
+
+
+def _beside(parts: Sequence[Adapted], dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+    """The adapters of layers of the same input as one: `down` end to end, `up` in blocks."""
+    downs = [part.down for part in parts if part.down is not None]
+    if not downs:
+        return None
+    blocks = [
+        part.matrix.weight.new_zeros(part.matrix.out_features, 0) if part.up is None else part.up
+        for part in parts
+    ]
+    return torch.cat(downs).to(dtype), torch.block_diag(*blocks).to(dtype)  # type: ignore[no-untyped-call]
 
 
 def _packs(weight: Tensor) -> bool:
@@ -176,8 +206,11 @@ def _is_known(layer: Any) -> bool:
         (attention.o_proj,),
         (feed_forward.down_proj,),
     )
-    plain = all(type(matrix) is nn.Linear for group in together for matrix in group)
-    alike = plain and all(len({matrix.bias is None for matrix in group}) == 1 for group in together)
+    parts = [[part for layer in group if (part := adapted(layer)) is not None] for group in together]
+    alike = all(
+        len(found) == len(group) and len({part.matrix.bias is None for part in found}) == 1
+        for found, group in zip(parts, together, strict=True)
+    )
     norms = [layer.input_layernorm, layer.post_attention_layernorm]
     norms += [getattr(attention, name) for name in _HEAD_NORMS if hasattr(attention, name)]
     return alike and all(hasattr(norm, "variance_epsilon") for norm in norms)

@@ -18,6 +18,7 @@ from torch import Tensor
 from trimtab.data.tokens import Response
 from trimtab.rollout.cache import KeyValueStore
 from trimtab.rollout.sample import Drawn
+from trimtab.rollout.text import Stops
 from trimtab.rollout.types import Rollout, Sampling
 
 
@@ -28,23 +29,29 @@ class Request:
     prompt: tuple[int, ...]
     sampling: Sampling
     seed: int
+    stops: Stops | None = None
+    """Watches for the sampling's stop strings; None where there are none."""
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    stopped: bool = False
+    """Whether a stop token or a stop string ended it."""
 
-    @property
-    def stopped(self) -> bool:
-        """Whether a stop token ended it."""
-        return bool(self.ids) and self.ids[-1] in self.sampling.stop_ids
+    def take(self, token: int, logprob: float) -> None:
+        """The next token, with its nats."""
+        self.ids.append(token)
+        self.logprobs.append(logprob)
+        spelled = self.stops is not None and self.stops.complete(token)
+        self.stopped = spelled or token in self.sampling.stop_ids
 
     @property
     def running(self) -> bool:
         """Whether another token is to be drawn."""
         return not self.stopped and len(self.ids) < self.sampling.max_new
 
-    @property
-    def rollout(self) -> Rollout:
-        """What has been drawn, as callers get it."""
-        return Rollout(self.prompt, Response(tuple(self.ids), self.stopped), tuple(self.logprobs))
+    def rollout(self, drawn_from: str) -> Rollout:
+        """What has been drawn, as callers get it, from the weights of this digest."""
+        response = Response(tuple(self.ids), self.stopped)
+        return Rollout(self.prompt, response, tuple(self.logprobs), drawn_from=drawn_from)
 
     def uniforms(self) -> Tensor:
         """[max_new] float64: all that this request will ever draw, whatever happens beside it."""
@@ -137,8 +144,7 @@ class Slots:
             self._seen[rows].scatter_(1, drawn.tokens[:, None], True)
         values = zip(self.requests[rows], drawn.tokens.tolist(), drawn.logprobs.tolist(), strict=True)
         for request, token, logprob in values:
-            request.ids.append(token)
-            request.logprobs.append(logprob)
+            request.take(token, logprob)
         before = len(self.requests)
         self._let_go()
         return before - len(self.requests)

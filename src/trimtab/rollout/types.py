@@ -8,6 +8,7 @@ from typing import Protocol
 
 from trimtab.data.tokens import Example, Response
 from trimtab.errors import ConfigError
+from trimtab.rollout.text import UNFINISHED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,10 @@ class Sampling:
     responses that are learned from: they would come from another distribution than the one that learns."""
     stop_ids: tuple[int, ...] = ()
     """Tokens that end a response; the one drawn is kept as its last token."""
+    stop_strings: tuple[str, ...] = ()
+    """Texts that end a response as soon as what it decodes to, control tokens left out, holds one of them.
+    Kept is all up to the token that completes it, with what else that token writes; `stopped` is true. Needs
+    an engine that was given a `decode`."""
 
     def __post_init__(self) -> None:
         if self.max_new < 1:
@@ -47,6 +52,14 @@ class Sampling:
                 where="repetition_penalty",
                 found=str(self.repetition_penalty),
             )
+        for string in self.stop_strings:
+            if not string or UNFINISHED in string:
+                raise ConfigError(
+                    "a stop string has at least one character, and none that stands for broken bytes",
+                    where="stop_strings",
+                    found=repr(string),
+                    fix="leave it out",
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +68,14 @@ class Rollout:
 
     prompt: tuple[int, ...]
     response: Response
-    """The sampled ids; `stopped` tells whether a stop token ended it or the limit did."""
+    """The sampled ids; `stopped` tells whether a stop token or a stop string ended it, or the limit did."""
     logprobs: tuple[float, ...]
     """Nats of each sampled token under softmax(logits / temperature), before anything is cut or penalised."""
     weight: float = 1.0
     """What it counts in a mean over rollouts: 1 for a sample, its probability where all are listed."""
+    drawn_from: str | None = None
+    """The digest (`rollout.weights`) of the weights that the engine's copies were made from; None where
+    nobody says."""
 
     @property
     def example(self) -> Example:

@@ -1,7 +1,7 @@
 """PPO's models: policy, reference, reward model and value model.
 
-With all weights trained they are four models. With LoRA they are one trunk that nobody trains: the policy, the
-value model and the reward model have adapters of their own on it, and the reference is the trunk as it is.
+With all weights trained they are four models. With LoRA they are one trunk that nobody trains: policy, value
+model and reward model have adapters of their own on it, and the reference is the trunk as it is.
 """
 
 from __future__ import annotations
