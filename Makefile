@@ -10,7 +10,7 @@ test test-slow mutants: export HF_HUB_OFFLINE := 1
 # Long measurements keep what they have done beside the checkout, and go on from there.
 OUT ?= ../trimtab-measured
 
-.PHONY: install demo demo-real test test-slow bench-demo bench-feedback lab learning bench-trl bench-training bench-curves bench-gpu mutants check format clean
+.PHONY: install demo demo-real test test-slow bench-demo bench-feedback lab learning bench-trl bench-training bench-ppo bench-curves bench-gpu mutants check format clean
 
 install: $(INSTALLED)
 
@@ -54,6 +54,10 @@ bench-trl: install  ## step by step beside TRL, installed into environments of i
 bench-training: install  ## speed and memory of training beside TRL's: many quiet hours, resumable
 	$(BIN)/trimtab models get smollm2-135m-instruct
 	$(BIN)/python benchmarks/training/bench.py --out $(OUT)/training
+
+bench-ppo: install  ## PPO and its sampler beside TRL's and generate: some quiet hours, resumable
+	$(BIN)/trimtab models get smollm2-135m-instruct
+	$(BIN)/python benchmarks/ppo/bench.py --out $(OUT)/ppo
 
 bench-curves: install  ## a DPO step as lengths, batch and vocabulary grow eightfold: about an hour, resumable
 	$(BIN)/python benchmarks/training/curves.py --out $(OUT)/curves
