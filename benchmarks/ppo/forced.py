@@ -37,6 +37,8 @@ def lengths_of(wanted: Mapping[int, int] | Callable[[int], int], stop_id: int) -
         ends = torch.tensor(due, device=tokens.device)
         tokens[(tokens == stop_id) & ~ends] = stop_id + 1
         changed = ends | (tokens != drawn.tokens)
+        if not changed.any():
+            return drawn
         tokens[ends] = stop_id
         rows = changed.nonzero()[:, 0]
         exact = logits[rows].double().log_softmax(-1)

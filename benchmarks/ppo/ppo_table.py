@@ -49,8 +49,8 @@ def sampling(found: Rounds, plan: Sampling, out: Path) -> list[str]:
     """Tokens a second of every arm, ratios, and what was reached of the matrix peak."""
     tokens = sum(plan.lengths)
     lines = [
-        f"{len(plan.lengths)} responses of {tokens / len(plan.lengths):.1f} tokens on average, {plan.batch} rows "
-        "at a time; tokens that somebody waits for are counted.",
+        f"{len(plan.lengths)} responses of {tokens / len(plan.lengths):.1f} tokens on average, {plan.batch} rows at"
+        " a time; tokens that somebody waits for are counted.",
         "",
         *memory_head("tokens/s: median of rounds, min - max"),
     ]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
 from trimtab.data.batches import Span
+from trimtab.rollout import cache
 from trimtab.rollout.cache import DecodeLayout, KeyValueStore, PrefillLayout
 
 HEADS, KEY_HEADS, SIZE = 6, 2, 4
@@ -46,6 +48,30 @@ def filled_store(lengths: list[int], positions: int = 9) -> tuple[KeyValueStore,
         [key[0, :, pieces[row]] for row in range(len(lengths))],
         [value[0, :, pieces[row]] for row in range(len(lengths))],
     )
+
+
+@pytest.mark.parametrize("short", [0, 128])
+def test_neighbours_of_one_length_are_read_as_if_alone(short: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a batch (short prompts) and packed (long ones); both keep the same."""
+    monkeypatch.setattr(cache, "SHORT", short)
+    lengths = [2, 3, 3, 3, 1, 4, 4]
+    query, key, value = (
+        normal(1, heads, sum(lengths), SIZE, seed=seed)
+        for seed, heads in enumerate((HEADS, KEY_HEADS, KEY_HEADS))
+    )
+    store, rows = KeyValueStore(7, 9, torch.float64), (4, 0, 6, 2, 1, 5, 3)
+    starts = [sum(lengths[:number]) for number in range(len(lengths))]
+    spans = tuple(Span(start, length, ()) for start, length in zip(starts, lengths, strict=True))
+    attended = PrefillLayout(store, spans, rows).attend(0, query, key, value, SCALING)
+    for span, row in zip(spans, rows, strict=True):
+        for place in range(span.start, span.start + span.prompt):
+            seen = slice(span.start, place + 1)
+            expected = attend_by_hand(query[0, :, place], key[0, :, seen], value[0, :, seen])
+            torch.testing.assert_close(attended[0, :, place], expected)
+        tokens = slice(span.start, span.start + span.prompt)
+        stored = store.layer(0, key, value)
+        assert torch.equal(stored.keys[row, :, : span.prompt], key[0, :, tokens])
+        assert torch.equal(stored.values[row, :, : span.prompt], value[0, :, tokens])
 
 
 def test_prefill_attends_within_each_prompt_only() -> None:

@@ -10,6 +10,8 @@ layer's keys and values, keeps them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -18,6 +20,10 @@ from torch import Tensor
 
 from trimtab.data.batches import Span
 from trimtab.model.packed import PackedLayout
+
+SHORT = 128
+"""Tokens of the longest prompt of a row up to which prompts of one length are read as a batch on a CPU: there
+the number of calls is what takes time."""
 
 
 class Stored(NamedTuple):
@@ -69,11 +75,49 @@ class PrefillLayout:
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """[1, H, T, D]; key and value [1, K, T, D]."""
         stored = self.store.layer(layer, key, value)
-        for row, span in zip(self.rows, self.spans, strict=True):
-            tokens = slice(span.start, span.start + span.prompt)
-            stored.keys[row, :, : span.prompt] = key[0, :, tokens]
-            stored.values[row, :, : span.prompt] = value[0, :, tokens]
-        return PackedLayout(self.spans).attend(layer, query, key, value, scaling)
+        for run in self._runs:
+            stored.keys[run.rows, :, : run.length] = run.of(key).to(self.store.dtype)
+            stored.values[run.rows, :, : run.length] = run.of(value).to(self.store.dtype)
+        if query.device.type != "cpu" or max(run.length for run in self._runs) > SHORT:
+            return self._packed.attend(layer, query, key, value, scaling)
+        with torch.autocast("cpu", enabled=False):
+            found = [_causal(run.of(query), run.of(key), run.of(value), scaling) for run in self._runs]
+        return torch.cat([one.transpose(0, 1).flatten(1, 2) for one in found], dim=1).unsqueeze(0)
+
+    @cached_property
+    def _packed(self) -> PackedLayout:
+        return PackedLayout(self.spans)
+
+    @cached_property
+    def _runs(self) -> list[_Run]:
+        """The prompts, neighbours of one length together."""
+        numbered = list(zip(self.spans, self.rows, strict=True))
+        groups = [list(group) for _, group in groupby(numbered, key=lambda one: one[0].prompt)]
+        return [
+            _Run(group[0][0].start, group[0][0].prompt, torch.tensor([row for _, row in group]))
+            for group in groups
+        ]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Neighbouring prompts of one length: read together, which for short ones is most of the time."""
+
+    start: int
+    length: int
+    rows: Tensor  # [n] of the store
+
+    def of(self, packed: Tensor) -> Tensor:
+        """[1, H, T, D] -> [n, H, length, D]."""
+        tokens = slice(self.start, self.start + len(self.rows) * self.length)
+        _, heads, _, size = packed.shape
+        return packed[0, :, tokens].reshape(heads, len(self.rows), self.length, size).transpose(0, 1)
+
+
+def _causal(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    """[n, H, T, D], in the arithmetic of the queries: float32 as they come from their rotary angles."""
+    key, value = key.to(query.dtype), value.to(query.dtype)
+    return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
 
 
 class DecodeLayout:
