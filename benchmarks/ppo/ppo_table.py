@@ -48,9 +48,10 @@ def results(out: Path, case: str) -> Rounds:
 def sampling(found: Rounds, plan: Sampling, out: Path) -> list[str]:
     """Tokens a second of every arm, ratios, and what was reached of the matrix peak."""
     tokens = sum(plan.lengths)
+    mean = tokens / len(plan.lengths)
     lines = [
-        f"{len(plan.lengths)} responses of {tokens / len(plan.lengths):.1f} tokens on average, {plan.batch} rows at"
-        " a time; tokens that somebody waits for are counted.",
+        f"{len(plan.lengths)} responses of {mean:.1f} tokens on average, {plan.batch} rows at a time; tokens "
+        "that somebody waits for are counted.",
         "",
         *memory_head("tokens/s: median of rounds, min - max"),
     ]
@@ -126,7 +127,8 @@ def ratios(found: Rounds, arms: tuple[str, ...], seconds: dict[str, list[float]]
     if any(marks):
         lines += [
             "",
-            f"\\* Disturbed: others used over {NOISY:.0%} of the CPUs, or an arm had under {STARVED:.0%} of its usual share.",
+            f"\\* Disturbed: others used over {NOISY:.0%} of the CPUs, or an arm had under "
+            f"{STARVED:.0%} of its usual share.",
         ]
     return lines
 
@@ -141,7 +143,7 @@ def disturbed(found: Rounds, arms: dict[str, list[Result]]) -> bool:
 
 
 def share(found: Rounds, plan: Sampling, shape: Shape) -> str:
-    """What the needed operations of all decoding steps make of the matrix peak, with and without the prompts."""
+    """What the needed operations make of the matrix peak, with the prompts and without them."""
     peak = max(rate for arms in found.values() for half in arms["peak"] for rate in half["gflops"].values())
     decoded = sum(length - 1 for length in plan.lengths)
     prompts = len(plan.lengths) * PROMPT
@@ -152,4 +154,7 @@ def share(found: Rounds, plan: Sampling, shape: Shape) -> str:
     calls = [call for arms in found.values() for half in arms["trimtab"] for call in half["calls"]]
     alone = median(decode / call["decode"] for call in calls) / peak / 1e9
     whole = median((decode + read) / call["seconds"] for call in calls) / peak / 1e9
-    return f"Matrix peak, bf16: {peak:.0f} GFLOP/s; trimtab reaches {alone:.0%} of it while it decodes, {whole:.0%} from call to end."
+    return (
+        f"Matrix peak, bf16: {peak:.0f} GFLOP/s; trimtab reaches {alone:.0%} of it while it decodes, "
+        f"{whole:.0%} from call to end."
+    )

@@ -14,6 +14,7 @@ import random
 import sys
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def main() -> None:
     trainer.train()
     times = [*stamped.asked[:count], time.perf_counter()]
     result = {
-        "updates": [{"seconds": after - before} for before, after in zip(times, times[1:], strict=False)],
+        "updates": [{"seconds": after - before} for before, after in pairwise(times)],
         "policy_tokens": counted.take(),
     }
     write_result(Path(sys.argv[2]), {**result, **meter.shares(), **meter.memory()})
