@@ -74,7 +74,11 @@ def _promises_of_policies(plan: Plan, found: Found) -> Iterator[Row]:
     shares = [each["distinct"] / sft["distinct"] for each in one] if sft else []
     said = ", ".join(f"{share:.3f}" for share in shares)
     yield f"distinct-2 at least {VARIETY:g} of SFT's", said, verdict([share >= VARIETY for share in shares])
-    yield f"within {EPISODES:,} episodes", f"{plan.real_episodes:,}", plan.real_episodes <= EPISODES
+    taken = [found[name]["episodes"] for name in (f"ppo-{seed}" for seed in plan.seeds) if name in found]
+    said = ", ".join(f"{episodes:,}" for episodes in taken)
+    enough = len(taken) == len(plan.seeds)
+    met = all(episodes <= EPISODES for episodes in taken) if enough else None
+    yield f"within {EPISODES:,} episodes", said, met
 
 
 def _first_minibatch(plan: Plan, found: Found) -> Row:
